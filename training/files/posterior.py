@@ -194,6 +194,13 @@ CHECK = ResultFile(
         "crps": Key("R V", "continuous ranked probability scores, in the data's units"),
         "leaked": Key("R", "fraction of draws beyond bounds", optional=True, **_SHARE),
         "log_density": Key("R", "of true values, where it is known", optional=True),
+        "beyond": Key(
+            "R Q",
+            "distance of true values from the outermost draws, in standard deviations",
+            optional=True,
+            low=0,
+            wild=True,
+        ),
     },
 )
 CALIBRATION = replace(
@@ -340,6 +347,7 @@ def save_values(
         "fingerprint": fingerprint,
         "leaked": values.leaked,
         "log_density": values.density,
+        "beyond": values.beyond,
     }
     file.save(path, arrays)
 
@@ -365,10 +373,10 @@ def load_values(path: Path, fingerprint: str | None = None) -> RunValues | None:
             f"{path}: 'crps' has {arrays['crps'].shape[1]} quantities, but 'names' has "
             f"{len(quantities)}: make the file again"
         )
-    kept = ("ranks", "regions", "crps", "leaked", "log_density")
+    kept = ("ranks", "regions", "crps", "leaked", "log_density", "beyond")
     tensors = {name: torch.from_numpy(arrays[name]) for name in kept if name in arrays}
     regions = dict(zip(arrays["region_names"].tolist(), tensors["regions"], strict=True))
-    others = tensors.get("leaked"), tensors.get("log_density")
+    others = (tensors.get(name) for name in kept[3:])
     return RunValues(quantities, tensors["ranks"], regions, tensors["crps"], *others)
 
 

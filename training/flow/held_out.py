@@ -27,6 +27,7 @@ class HeldOut(nn.Module):
         draws: Number of draws per posterior.
         network: SHA-256 of the network that defines the posteriors.
         way: Further settings of the draws: a JSON object of plain values by name.
+        reach: Whether distances beyond the draws are known; files of earlier versions have none.
 
     Attributes:
         ranks: Fractional ranks ``[n, Q]`` of the true values among the posterior draws.
@@ -36,12 +37,15 @@ class HeldOut(nn.Module):
             (``measure.clouds``).
         odd: Out-of-distribution scores ``[n, K]`` of the observations, in the order of
             ``oddities``.
+        beyond: Distances ``[n, Q]`` of the true values from the outermost draws, in standard
+            deviations of the draws, 0 between these; None without ``reach``.
     """
 
     ranks: Tensor
     contents: Tensor
     whitened: Tensor
     odd: Tensor
+    beyond: Tensor | None
 
     def __init__(
         self,
@@ -53,6 +57,7 @@ class HeldOut(nn.Module):
         draws: int,
         network: str,
         way: str,
+        reach: bool = False,
     ):
         super().__init__()
         if truths < 1 or not 0 <= functions < len(quantities):
@@ -62,12 +67,13 @@ class HeldOut(nn.Module):
             )
         self.truths, self.quantities, self.functions = truths, list(quantities), functions
         self.conditions, self.oddities, self.draws = conditions, list(oddities), draws
-        self.network, self.way = network, way
+        self.network, self.way, self.reach = network, way, reach
         self.arguments = arguments_of(self)
         widths = {"ranks": len(self.quantities), "whitened": conditions, "odd": len(self.oddities)}
         for name, width in widths.items():
             self.register_buffer(name, torch.zeros(truths, width, dtype=torch.float64))
         self.register_buffer("contents", torch.zeros(truths, dtype=torch.float64))
+        self.register_buffer("beyond", torch.zeros_like(self.ranks) if reach else None)
 
     @property
     def names(self) -> list[str]:
@@ -96,6 +102,8 @@ class HeldOut(nn.Module):
     def check(self) -> None:
         """Raise ValueError if ranks or probabilities are not in [0, 1], or settings are invalid."""
         _ = self.made_with
+        if self.beyond is not None and not (self.beyond >= 0).all():
+            raise ValueError("distances of true values are negative: calibrate again")
         for values in (self.ranks, self.contents):
             if values.dtype != torch.float64 or not ((values >= 0) & (values <= 1)).all():
                 raise ValueError(

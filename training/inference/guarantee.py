@@ -54,15 +54,12 @@ class HeldOutTruths:
     """Conformal calibration of posteriors with the true values of a calibration set.
 
     Attributes:
-        held_out: Ranks and other statistics of the calibration set.
-        beyond: Distances ``[n, Q]`` of the true values from the outermost draws, in standard
-            deviations of the draws, 0 between these; None if they are unknown. If they are known,
-            a level of ``1 + a`` is an interval that ends ``a`` standard deviations beyond the
-            outermost draws. If not, intervals that would end there are infinite.
+        held_out: Ranks and other statistics of the calibration set. If distances beyond the draws
+            are known, a level of ``1 + a`` is an interval that ends ``a`` standard deviations
+            beyond the outermost draws. If not, intervals that would end there are infinite.
     """
 
     held_out: HeldOut
-    beyond: Tensor | None = None
 
     @property
     def near_count(self) -> int:
@@ -118,9 +115,9 @@ class HeldOutTruths:
     @cached_property
     def _scores(self) -> Tensor:
         """Levels ``[n, Q + 1]`` of the smallest intervals and regions that cover true values."""
-        central = central_values(self.held_out.ranks)
-        if self.beyond is not None:
-            central = torch.where(self.beyond > 0, 1 + self.beyond, central)
+        central, beyond = central_values(self.held_out.ranks), self.held_out.beyond
+        if beyond is not None:
+            central = torch.where(beyond > 0, 1 + beyond, central)
         return torch.cat([central, self.held_out.contents[:, None]], dim=1)
 
     @cached_property
@@ -186,8 +183,8 @@ def intervals(values: Tensor, contents: Tensor) -> Tensor:
         values: Draws ``[S, Q]`` of Q quantities.
         contents: Levels ``[L, Q]`` of the intervals; above 1 see ``HeldOutTruths``.
     """
-    ordered, everything = values.double().sort(dim=0).values, contents == 1
-    further = (contents - 1).clamp(min=0) * ordered.std(dim=0)
+    ordered, everything = values.double().sort(dim=0).values, (contents == 1) | contents.isinf()
+    further = (contents - 1).clamp(min=0) * ordered.std(dim=0, correction=0)
     low = (at_levels(ordered, (1 - contents) / 2) - further).masked_fill(everything, -torch.inf)
     high = (at_levels(ordered, (1 + contents) / 2) + further).masked_fill(everything, torch.inf)
     return torch.stack([low, high], dim=2)

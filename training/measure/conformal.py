@@ -260,7 +260,7 @@ class Neighbors:
         """Return local conformal levels with nominal coverages, from the neighbors of new rows.
 
         Args:
-            scores: Q scores of each known row, in [0, 1], ``[n, Q]``.
+            scores: Q scores of each known row ``[n, Q]``, at least 0.
             new: New rows ``[M, C]``.
             shares: L nominal coverages.
 

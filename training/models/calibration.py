@@ -55,15 +55,17 @@ MOST_LINES = 20
 """Largest number of rejected observations that are listed."""
 
 
-def ranks_of(values: RunValues, functions: Sequence[str]) -> tuple[Tensor, list[str]]:
-    """Return ranks ``[n, Q]`` of true values in coordinates and functions, and their names."""
+def calibrated_quantities(values: RunValues, functions: Sequence[str]) -> list[int]:
+    """Return the indices of coordinates and functions among the quantities."""
     other = {DENSITY, LIKELIHOOD, RADIUS} - set(functions)
-    wanted = [k for k, name in enumerate(values.names) if name not in other]
-    return values.ranks[:, wanted].cpu(), [values.names[place] for place in wanted]
+    return [k for k, name in enumerate(values.names) if name not in other]
 
 
 def summary_of(guarantee: HeldOutTruths) -> dict[str, Any]:
-    """Return a summary of a calibration: calibrated levels, their coverage, and assumptions."""
+    """Return a summary of a calibration: calibrated levels, their coverage, and assumptions.
+
+    Levels of intervals that end beyond all draws are 1.
+    """
     held_out, levels = guarantee.held_out, guarantee.levels()
     curve = guarantee.levels(LEVELS)
     return {
@@ -81,7 +83,9 @@ def summary_of(guarantee: HeldOutTruths) -> dict[str, Any]:
                 **dict(zip(held_out.quantities, row.tolist(), strict=True)),
                 DENSEST: float(levels.regions[place]),
             }
-            for place, (share, row) in enumerate(zip(SHARES, levels.intervals, strict=True))
+            for place, (share, row) in enumerate(
+                zip(SHARES, levels.intervals.clamp(max=1), strict=True)
+            )
         },
         "normal_log_volume": {
             f"{share:g}": _number(value)
@@ -92,7 +96,7 @@ def summary_of(guarantee: HeldOutTruths) -> dict[str, Any]:
         "curves": {
             "levels": list(LEVELS),
             DENSEST: curve.regions.tolist(),
-            **dict(zip(held_out.quantities, curve.intervals.T.tolist(), strict=True)),
+            **dict(zip(held_out.quantities, curve.intervals.clamp(max=1).T.tolist(), strict=True)),
         },
     }
 
@@ -104,8 +108,10 @@ def normal_log_volumes(guarantee: HeldOutTruths) -> list[float]:
     marginals are assumed, because only the ranks of true values among draws are known.
     """
     contents = guarantee.levels().intervals[:, : len(guarantee.held_out.names)]
-    stated = torch.tensor(SHARES, dtype=torch.float64)[:, None]
-    lengths, own = (torch.special.ndtri((1 + each) / 2) for each in (contents, stated))
+    beyond, stated = contents > 1, torch.tensor(SHARES, dtype=torch.float64)[:, None]
+    within = contents.masked_fill(beyond, 1 - 1 / guarantee.held_out.draws)
+    lengths, own = (torch.special.ndtri((1 + each) / 2) for each in (within, stated))
+    lengths = torch.where(beyond, lengths + contents - 1, lengths)
     return (lengths / own).log().sum(dim=1).tolist()
 
 
@@ -142,7 +148,7 @@ def report_calibration(guarantee: HeldOutTruths) -> None:
         zip(held_out.quantities, levels.intervals.T, strict=True)
     )
     for name, contents in list(columns.items())[:MOST_COLUMNS]:
-        own = "/".join(f"{100 * float(content):.1f}" for content in contents)
+        own = "/".join(f"{100 * min(float(content), 1):.1f}" for content in contents)
         what = name.capitalize() if name == DENSEST else f"Intervals of {name}"
         logger.info(f"{what}: levels {own} % of the flow cover {shares} %")
     if len(columns) > MOST_COLUMNS:
@@ -673,7 +679,8 @@ def held_out_of(
 
     The ``digest`` identifies the other parts.
     """
-    ranks, names = ranks_of(values, functions)
+    wanted = calibrated_quantities(values, functions)
+    ranks, names = values.ranks[:, wanted], [values.names[place] for place in wanted]
     whitened = ranks[:, :0] if odd.whitened is None else odd.whitened
     way = {**way_of(task), CONDITIONS_NETWORK: odd.network}
     plan = task.plan
@@ -686,8 +693,11 @@ def held_out_of(
         plan.chains * plan.draws,
         digest,
         json.dumps(way, sort_keys=True),
+        values.beyond is not None,
     )
     truths.ranks.copy_(ranks)
+    if truths.beyond is not None and values.beyond is not None:
+        truths.beyond.copy_(values.beyond[:, wanted])
     truths.contents.copy_(values.regions[DENSEST])
     truths.whitened.copy_(whitened)
     truths.odd.copy_(odd.values)

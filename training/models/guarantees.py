@@ -81,7 +81,7 @@ def check(
     Raises:
         DataError: There are fewer than 20 pairs, or shapes do not match.
     """
-    values, _ = _ranks(posterior, parameters, observed, draws, seed)
+    values = _ranks(posterior, parameters, observed, draws, seed)
     tests = test_calibration(values, fraction("level", level))
     return CheckReport(values, tests, {"question": "model", "draws": draws}, "")
 
@@ -101,10 +101,12 @@ def calibrate(
     Raises:
         DataError: There are fewer than 20 pairs, or shapes do not match.
     """
-    values, beyond = _ranks(posterior, parameters, observed, draws, seed)
-    held_out = HeldOut(len(values.ranks), values.names, 0, 0, [], draws, "", "{}")
+    values = _ranks(posterior, parameters, observed, draws, seed)
+    assert values.beyond is not None
+    held_out = HeldOut(len(values.ranks), values.names, 0, 0, [], draws, "", "{}", True)
     held_out.ranks.copy_(values.ranks)
-    return CalibratedPosterior(posterior, guarantee.HeldOutTruths(held_out, beyond))
+    held_out.beyond = values.beyond
+    return CalibratedPosterior(posterior, guarantee.HeldOutTruths(held_out))
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -185,11 +187,8 @@ def _effective_sizes(drawn: Any) -> Tensor | None:
 
 def _ranks(
     posterior: AnyPosterior, parameters: Any, observed: Any, draws: int, seed: int
-) -> tuple[RunValues, Tensor]:
-    """Return ranks and scores of true parameters among draws given their observations.
-
-    Also return their distances ``[R, D]`` from the outermost draws, see ``HeldOutTruths``.
-    """
+) -> RunValues:
+    """Return ranks and scores of true parameters among draws given their observations."""
     names, rows = numbers_of(parameters, "parameters", COLUMN)
     truth = torch.from_numpy(np.array(rows))
     if len(truth) < FEWEST_RUNS:
@@ -201,15 +200,13 @@ def _ranks(
             f"there are draws of {points.shape[2]} parameters for {len(points)} observations, but "
             f"parameters have shape {list(truth.shape)}: give one observation per row of parameters"
         )
-    values = run_values(
+    return run_values(
         points,
         truth,
         seeded_generator("cpu", seed, Stream.RESAMPLING),
         names=names or numbered(truth.shape[1], "theta"),
         effective=_effective_sizes(drawn),
     )
-    gap = torch.maximum(points.amin(dim=1) - truth, truth - points.amax(dim=1))
-    return values, torch.where(gap > 0, gap / points.std(dim=1), 0.0)
 
 
 @dataclass(frozen=True, eq=False, repr=False)

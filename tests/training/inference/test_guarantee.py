@@ -43,3 +43,9 @@ def test_without_distances_levels_beyond_the_draws_are_infinite():
     ends = intervals(torch.linspace(-1, 1, DRAWS).double()[:, None].expand(-1, 2), levels)[0]
     assert ends[0].tolist() == [-np.inf, np.inf]
     assert ends[1].isfinite().all()
+
+
+def test_intervals_of_constant_draws_are_points_or_infinite():
+    levels = torch.tensor([[0.9], [1.5], [torch.inf]]).double()
+    ends = intervals(torch.full((1, 1), 2.0), levels)[:, 0].tolist()
+    assert ends == [[2, 2], [2, 2], [-np.inf, np.inf]]

@@ -568,6 +568,8 @@ class RunValues:
             bounds.
         density: Log densities ``[R]`` of the true values under their posteriors; None if known only
             up to a constant.
+        beyond: Distances ``[R, Q]`` of the true values from the outermost draws, in standard
+            deviations of the draws, 0 between these; None in files of earlier versions.
     """
 
     names: tuple[str, ...]
@@ -576,6 +578,7 @@ class RunValues:
     scores: Tensor
     leaked: Tensor | None = None
     density: Tensor | None = None
+    beyond: Tensor | None = None
 
     def at(self, places: Tensor | slice) -> "RunValues":
         """Return the statistics of the runs with the given indices or in a slice."""
@@ -594,6 +597,7 @@ class RunValues:
             part(self.scores),
             None if self.leaked is None else part(self.leaked),
             None if self.density is None else part(self.density),
+            None if self.beyond is None else part(self.beyond),
         )
 
     @classmethod
@@ -618,6 +622,7 @@ class RunValues:
         )
         leaked = [part.leaked for part in parts if part.leaked is not None]
         density = [part.density for part in parts if part.density is not None]
+        beyond = [part.beyond for part in parts if part.beyond is not None]
         return cls(
             parts[0].names,
             ranks,
@@ -625,6 +630,7 @@ class RunValues:
             scores,
             torch.cat(leaked) if leaked else None,
             torch.cat(density) if len(density) == len(parts) else None,
+            torch.cat(beyond) if len(beyond) == len(parts) else None,
         )
 
 
@@ -674,8 +680,10 @@ def run_values(
     kept = None if effective is None else kept_by_thinning(effective, draws.shape[1])
     # One quantity after the other, to avoid a copy of all draws.
     ranks = [fractional_ranks(draws, truth, generator, kept)]
+    further = [_beyond(draws, truth)]
     for of_draws, of_truth in others.values():
         ranks.append(fractional_ranks(of_draws, of_truth, generator, kept)[:, None])
+        further.append(_beyond(of_draws, of_truth)[:, None])
     if references is None:
         references = reference_points(draws, generator)
     if scale is None:
@@ -684,7 +692,25 @@ def run_values(
     regions = {BALLS: tarp_values(draws, truth, references, scale, generator, kept)}
     if log_density is not None:
         regions[DENSEST] = 1 - fractional_ranks(*log_density, generator, kept)
-    return RunValues((*names, *others), torch.cat(ranks, dim=1), regions, crps(draws, truth))
+    return RunValues(
+        (*names, *others),
+        torch.cat(ranks, dim=1),
+        regions,
+        crps(draws, truth),
+        beyond=torch.cat(further, dim=1),
+    )
+
+
+def _beyond(draws: Tensor, truth: Tensor) -> Tensor:
+    """Return how far true values ``[R, ...]`` are from the outermost draws ``[R, S, ...]``.
+
+    The unit is the standard deviation of the draws. The distance is infinite if it is 0.
+    """
+    draws, truth = draws.double(), truth.double()
+    gap = torch.maximum(draws.amin(dim=1) - truth, truth - draws.amax(dim=1))
+    return torch.where(gap > 0, gap / draws.std(dim=1, correction=0), 0.0).nan_to_num(
+        0.0, torch.inf
+    )
 
 
 @dataclass(frozen=True)
