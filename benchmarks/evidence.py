@@ -17,9 +17,10 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from functools import partial
 from importlib import import_module
 from importlib.metadata import version
-from math import isfinite, sqrt
+from math import isfinite, nan, sqrt
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -39,6 +40,8 @@ FORMAT = 1
 RESULTS, PAGES = ROOT / "benchmarks" / "results", ROOT / "docs" / "evidence"
 SEEDS = (100, 101, 102)
 """Seeds of the protocol."""
+WORSE = 2.0
+"""Number of standard errors from which a difference counts."""
 LIBRARY = ("training", "torch_utils", "dnnlib")
 INNER = re.compile(r"\[[^][{}]*\]")
 """A list without lists in it, which result files have in one line."""
@@ -200,13 +203,35 @@ def select(results: Results, *words: str) -> list[Figures]:
     return [figures for key, figures in results.items() if set(words) <= set(key.split())]
 
 
+def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
+    """Return a mean and its standard error, NaN for a single value."""
+    return mean(values), stdev(values) / sqrt(len(values)) if len(values) > 1 else nan
+
+
+def apart(cells: Iterable[Figures], first: str, second: str, key: str) -> tuple[float, float]:
+    """Return the mean difference of two methods in a figure, over seeds, and its standard error."""
+    return mean_and_error([cell[first][key] - cell[second][key] for cell in cells])
+
+
 def figure(values: Iterable[float], digits: str = ".3f") -> str:
     """Format a mean and its standard error; a dash if there is no value."""
     there = list(values)
     if not there:
         return "–"
-    error = f" ± {stdev(there) / sqrt(len(there)):{digits}}" if len(there) > 1 else ""
-    return f"{mean(there):{digits}}{error}"
+    average, error = mean_and_error(there)
+    return f"{average:{digits}}" + (f" ± {error:{digits}}" if len(there) > 1 else "")
+
+
+def size_of(name: str, cells: Sequence[Figures]) -> str:
+    """Format the name and the size of a table of data."""
+    return f"{name}, {cells[0]['rows']:,} × {cells[0]['columns']}"
+
+
+def for_each_seed(
+    function: Callable[[str, int], Figures], names: Iterable[str]
+) -> dict[str, Callable[[], Figures]]:
+    """Return the cells of a function of a table's name and a seed."""
+    return {f"{name} {seed}": partial(function, name, seed) for name in names for seed in SEEDS}
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], words: int = 1) -> str:

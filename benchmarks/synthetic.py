@@ -9,11 +9,9 @@ draw as many rows from the same training rows; their whole numbers are rounded.
 import sys
 import time
 from collections.abc import Callable
-from functools import partial
 from importlib import import_module
-from math import nan
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 
 import numpy as np
 import pandas as pd
@@ -23,13 +21,24 @@ from sklearn.model_selection import StratifiedKFold, cross_val_score
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from benchmarks.evidence import SEEDS, Claim, Figures, Results, figure, select, table
+from benchmarks.evidence import (
+    WORSE,
+    Claim,
+    Figures,
+    Results,
+    apart,
+    figure,
+    for_each_seed,
+    select,
+    size_of,
+    table,
+)
 from benchmarks.tables import Rows, network_of
 from training.data.tables.encoding import encode
 
 TABLES = ("bupa", "saheart", "mammographic", "contraceptive", "vehicle", "vowel")
 RIVALS = {"copula": "Gaussian copula", "tvae": "TVAE"}
-FOLDS, EPOCHS, WORSE = 5, 300, 2.0
+FOLDS, EPOCHS = 5, 300
 
 
 def of_copula(real: np.ndarray, rows: Rows, seed: int) -> np.ndarray:
@@ -112,16 +121,14 @@ def of_table(name: str, seed: int) -> Figures:
     return found
 
 
-def apart(results: Results, name: str, rival: str) -> tuple[float, float]:
-    """Return how much more accurately the flow's rows are told apart, and its standard error."""
-    off = [cell["flow"]["c2st"] - cell[rival]["c2st"] for cell in select(results, name)]
-    return mean(off), stdev(off) / len(off) ** 0.5 if len(off) > 1 else nan
-
-
 def judge(results: Results) -> tuple[bool, str]:
     """Return whether the claim holds, and the reason."""
     done = [name for name in TABLES if select(results, name)]
-    gains = {(name, rival): apart(results, name, rival) for name in done for rival in RIVALS}
+    gains = {
+        (name, rival): apart(select(results, name), "flow", rival, "c2st")
+        for name in done
+        for rival in RIVALS
+    }
     worse = [key for key, (off, error) in gains.items() if off > WORSE * error]
     lower = [key for key, (off, _) in gains.items() if off < 0]
     listed = f" ({', '.join(f'{RIVALS[rival]} on {name}' for name, rival in worse)})"
@@ -136,12 +143,12 @@ def judge(results: Results) -> tuple[bool, str]:
 def body(results: Results) -> str:
     """Return the table of the page."""
     ways = {"flow": "flow", **RIVALS, "real": "training rows"}
-    apart, lost = [], []
+    told, lost = [], []
     for name in TABLES:
         cells = select(results, name)
         if cells:
-            size = f"{name}, {cells[0]['rows']:,} × {cells[0]['columns']}"
-            apart.append(
+            size = size_of(name, cells)
+            told.append(
                 [size, *(figure([cell[way]["c2st"] for cell in cells], ".3f") for way in ways)]
             )
             losses = [
@@ -157,7 +164,7 @@ def body(results: Results) -> str:
     return (
         "Accuracy of gradient-boosted trees that separate drawn rows from test rows, 0.5 at best; "
         "mean ± standard error over seeds.\n\n"
-        f"{table(['table', *names], apart)}\n\n"
+        f"{table(['table', *names], told)}\n\n"
         "AUC of trees for the last column that train on real rows, how much is lost by those that "
         "train on drawn rows, and CPU seconds, of the flow without its training "
         "([imputation](tables.md)):\n\n"
@@ -170,7 +177,7 @@ CLAIM = Claim(
     "synthetic",
     "Synthetic rows",
     "Trees separate drawn rows from test rows less well than rows of rivals.",
-    {f"{name} {seed}": partial(of_table, name, seed) for name in TABLES for seed in SEEDS},
+    for_each_seed(of_table, TABLES),
     judge,
     body,
     ("torch", "numpy", "scikit-learn", "ctgan", "copulas"),

@@ -11,11 +11,9 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from functools import partial
 from importlib import import_module
-from math import nan
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,7 +31,19 @@ from sklearn.preprocessing import StandardScaler
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from benchmarks.evidence import ROOT, SEEDS, Claim, Figures, Results, figure, select, table
+from benchmarks.evidence import (
+    ROOT,
+    WORSE,
+    Claim,
+    Figures,
+    Results,
+    apart,
+    figure,
+    for_each_seed,
+    select,
+    size_of,
+    table,
+)
 from benchmarks.public_tables import read_table, split
 from training import Answers, Table
 from training.data.tables.encoding import encode
@@ -50,7 +60,7 @@ FINE, LEVELS = (np.arange(100) + 0.5) / 100, np.arange(0.05, 0.96, 0.05)
 """Levels of quantiles for imputation and for prediction."""
 BOOSTED: tuple[dict[str, Any], ...] = ({}, {"num_leaves": 7, "min_child_samples": 5})
 """Settings of LightGBM, of which the better one on validation rows is used."""
-LEAST_LOWER, WORSE, MOST_WORSE = 10, 2.0, 2
+LEAST_LOWER, MOST_WORSE = 10, 2
 RARE = 1e-6
 
 
@@ -329,12 +339,6 @@ def of_table(name: str, seed: int) -> Figures:
     return found
 
 
-def apart(cells: list[Figures], first: str, second: str, key: str) -> tuple[float, float]:
-    """Return the difference of two ways in a score, and its standard error over seeds."""
-    off = [cell[first][key] - cell[second][key] for cell in cells]
-    return mean(off), stdev(off) / len(off) ** 0.5 if len(off) > 1 else nan
-
-
 def of_target(cells: list[Figures]) -> str:
     """Return the score of predictions: CRPS of a number, log loss of a category."""
     return "crps" if "crps" in cells[0]["prediction flow"] else "log_loss"
@@ -373,7 +377,7 @@ def body(results: Results) -> str:
         def shown(way: str, key: str, digits: str = ".4f", cells: list[Figures] = cells) -> str:
             return figure([cell[way][key] for cell in cells if key in cell.get(way, {})], digits)
 
-        first = f"{name}, {cells[0]['rows']:,} × {cells[0]['columns']}"
+        first = size_of(name, cells)
         ways = [f"imputation {way}" for way in ("flow", "chained", "forests")]
         imputation.append(
             [first, *(shown(way, "crps") for way in ways), *(shown(way, "mae") for way in ways)]
@@ -415,7 +419,7 @@ CLAIM = Claim(
     "Imputation and prediction",
     "Imputation has a lower CRPS than chained equations; prediction is not worse than boosted "
     "trees.",
-    {f"{name} {seed}": partial(of_table, name, seed) for name in TABLES for seed in SEEDS},
+    for_each_seed(of_table, TABLES),
     judge,
     body,
     ("torch", "numpy", "scikit-learn", "lightgbm"),
