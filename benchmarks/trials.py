@@ -28,7 +28,7 @@ how often they are right.
 hierarchy: 40 subjects of eight reaction times each (docs/tutorials/repeated-trials.md), of one
 population:
 ``posterior.py population`` of posteriors by a learned likelihood, and once more of those under the
-prior that it wrote. ``population_by_nuts.py`` compares it with NUTS by the simulator's own density.
+prior that it wrote.
 
 sets: a flow of posteriors given sets of trials, and a likelihood of one trial, of the same
 simulations: reaction times, or the conjugate model with two parameters. Of fresh datasets the log

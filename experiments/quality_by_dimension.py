@@ -36,7 +36,7 @@ between 32 features of a small classifier, as a fraction of their variance ({cla
 variance of every dimension are noise. **Limits**: {durations} training samples (the paper: 200
 million), networks of 16 channels (128), {generated} generated images, no calibration and a Gaussian
 base distribution. The table shows whether quality falls with few dimensions, not the quality that
-longer training reaches ([Digits](digits.md))."""
+longer training reaches."""
 
 
 def flows(plan: ImagePlan) -> dict[float, tuple[int, float]]:

@@ -38,9 +38,8 @@ distance between 2,000 generated and 2,000 new points, in thousandths of the dat
 three pairs; *fresh* is that of two new data sets, the level of chance. *round trip* is the root
 mean square displacement of 2,000 points after inflation and return, in data units. Networks are
 trained on 0.25 million samples, a quarter of our default or less (the published code: 7 billion),
-which increases *generated*. The base distribution of compressed latents is learned
-([Toys](toys.md#base-distribution-of-compressed-latents)); the paper uses Gaussian latents
-(variance 1e-2 of the compressed dimension for circles) and T = 7.01 for circles."""
+which increases *generated*. The base distribution of compressed latents is learned; the paper uses
+Gaussian latents (for circles, variance 1e-2 of the compressed dimension and T = 7.01)."""
 
 
 def generator(seed: int) -> torch.Generator:

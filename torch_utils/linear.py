@@ -2,8 +2,7 @@
 
 PyTorch's own products in single precision use MKL, which uses vectors of 256 bits on AMD
 processors. oneDNN, which PyTorch includes as well, uses vectors of 512 bits where available, and is
-2.3 times as fast there (``benchmarks/linear_layers.py``). Without such vectors both take the same
-time.
+about twice as fast there. Without such vectors both take the same time.
 """
 
 from functools import cache
@@ -19,7 +18,7 @@ def onednn() -> Any:
     """Return oneDNN's linear layer; None if the layer is missing, or not faster on this CPU.
 
     The layer is a private function of PyTorch, made for its compiler. If PyTorch renames the
-    function, change the name here, and repeat ``benchmarks/linear_layers.py``.
+    function, change the name here, and check that the layer is still faster.
     """
     wide = torch.backends.cpu.get_cpu_capability().startswith("AVX512")
     there = wide and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]

@@ -117,9 +117,7 @@ SOLVER_NAMES = (
 ADAPTIVE_SOLVERS = ("dopri5",)
 """Solvers that choose their steps themselves."""
 DEFAULT_SOLVER = "exp_rk5"
-"""Default solver: the most accurate for its network evaluations in ``benchmarks/solvers.py``; see
-docs/reference/solvers.md.
-"""
+"""Default solver: the most accurate for its network evaluations; see docs/reference/solvers.md."""
 DEFAULT_STEPS = 20
 """Default number of steps of an integration."""
 TRACES = ("auto", "exact", "hutchinson")

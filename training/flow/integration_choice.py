@@ -415,8 +415,7 @@ def candidates(dim: int, use: Use, calls: int) -> list[Integration]:
     """Return the candidate schedules for a use, cheapest first, still without times.
 
     The fitted method is excluded for densities of given points. Given points may lie in the tails,
-    far from the fitted trajectories, where errors are a hundred times as large
-    (``benchmarks/cost.py --tails``).
+    far from the fitted trajectories, where errors are a hundred times as large.
 
     Args:
         dim: D, the dimension of states.

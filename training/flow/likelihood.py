@@ -17,9 +17,8 @@ scatter of the integrals of single directions gives the standard error of their 
 
 Vector-Jacobian products are expensive, and traces change slowly. With more than ``FEW_PRODUCTS``
 products and enough steps, traces are therefore computed at the ends of steps only, and their cubic
-spline is integrated: 21 traces in place of 120, for an error below 1e-3 nats
-(``benchmarks/density_errors.py``). Otherwise the solver integrates the trace together with the
-states.
+spline is integrated: 21 traces in place of 120. Otherwise the solver integrates the trace together
+with the states.
 
 ``p_T`` is the base distribution of latents (``latent.distributions``): learned, or the Gaussian of
 variances ``xi + gamma(T)``.

@@ -9,7 +9,7 @@ import torch
 from scipy import stats
 from scipy.stats import kstest, norm
 
-from benchmarks.excess_error import excess_error, noisy_points
+from benchmarks.toys import excess_error, noisy_points
 from benchmarks.two_sample import CHUNK, energy_distance, mean_distance
 from tests.support.draws import double, normal, seeded
 from tests.support.flows import FunctionNetwork, exact_flow
