@@ -2,7 +2,7 @@
 
 PyTorch's own products in single precision use MKL, which uses vectors of 256 bits on AMD
 processors. oneDNN, which PyTorch includes as well, uses vectors of 512 bits where available, and is
-about twice as fast there. Without such vectors both take the same time.
+faster there. Without such vectors both take the same time.
 """
 
 from functools import cache
