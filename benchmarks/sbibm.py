@@ -3,7 +3,6 @@
     python benchmarks/sbibm.py validate [--tasks=two_moons,sir]
     python benchmarks/sbibm.py run --task=two_moons --simulations=1000,10000
         [--method=flow,trials,rounds,npe,fmpe,npse] [--observations=1-10]
-    python benchmarks/sbibm.py draw [--plot=out/sbibm/c2st.png]
     python benchmarks/sbibm.py check --task=two_moons --simulations=10000 [--runs=1000] [--deblur]
         [--method=flow|trials]
 
@@ -54,7 +53,6 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from benchmarks.estimators import METHODS, Simulations
 from benchmarks.estimators.checking import checked
 from benchmarks.estimators.flow import children_seconds
-from benchmarks.estimators.picture import picture
 from benchmarks.simulators import TASKS, Task, Wheel
 from benchmarks.simulators.c2st import FOLDS, c2st
 from benchmarks.simulators.published import NPE
@@ -305,19 +303,6 @@ def largest_deviation(part: dict[str, Any]) -> float:
     """Of what is held from the level, over levels and coordinates, with its sign."""
     off = np.array(part["found"]) - np.array(part["levels"])[:, None]
     return float(off.flat[np.abs(off).argmax()])
-
-
-@main.command()
-@click.option("--folder", type=Path, default=Path("out/sbibm"))
-@click.option("--plot", type=Path, default=Path("out/sbibm/c2st.png"))
-def draw(folder: Path, plot: Path) -> None:
-    """Draw C2ST against simulations, of all that is in the folder."""
-    paths = [*folder.glob("*-seed*.json")]
-    found = sorted(map(load_json, paths), key=lambda each: list(TASKS).index(each["task"]))
-    if not found:
-        raise UsageError(f"{folder} has no results: make some by 'run'")
-    picture(found).savefig(plot)
-    print(f"Wrote {plot}")
 
 
 def row_of(found: dict[str, Any], numbers: list[int]) -> str:
