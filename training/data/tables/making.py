@@ -426,12 +426,12 @@ def _collected(
     Raises:
         DataError: There are too few rows.
     """
-    read = kept = holes = 0
+    read = holes = 0
     numbers: list[np.ndarray] = []
     may = choices.holes(source.names)
 
     def sound() -> Iterator[np.ndarray]:
-        nonlocal read, kept, holes
+        nonlocal read, holes
         for block in source.blocks():
             block = block if choices.max_rows is None else block[: choices.max_rows - read]
             _require_sound(block, source, choices, read)
@@ -443,13 +443,13 @@ def _collected(
                 whole = np.flatnonzero(~gone)
                 numbers.append(first + whole)
                 block = block[whole]
-            kept += len(block)
             yield block
             if read == choices.max_rows:
                 break
 
     places = [[source.names.index(name) for name in own] for own in roles]
     parts = joined(sound(), len(source.names), places)
+    kept = len(parts[0])
     if kept < FEWEST_ROWS:
         whole = " without missing values" if choices.missing == "drop" else ""
         raise DataError(f"{source.name} has {kept} rows{whole}: need at least {FEWEST_ROWS}")
@@ -578,9 +578,46 @@ def independent(
             f"{source}: all columns are constant, so that there is nothing to learn: give columns "
             "that vary"
         )
+    kept, slopes = _kept_and_slopes(values, np.flatnonzero(varies), mean, std, correlation)
+    gone = [index for index in range(len(names)) if index not in kept]
+    table = np.zeros((len(gone), len(kept)))
+    for row, index in enumerate(gone):
+        weights = slopes.get(index, np.zeros(0))
+        table[row, : len(weights)] = weights
+    offsets = mean[gone] - table @ mean[kept]
+    without = [index for index in gone if index not in slopes]
+    lines += _lines_about_dropped(
+        constant=[names[index] for index in without if high[index] == low[index]],
+        identifiers=[names[index] for index in without if high[index] > low[index]],
+        functions=[names[index] for index in slopes],
+    )
+    left_out = [names[index] for index in gone]
+    return kept, Dropped(left_out, torch.from_numpy(offsets), torch.from_numpy(table))
+
+
+def _kept_and_slopes(
+    values: np.ndarray,
+    varying: np.ndarray,
+    mean: np.ndarray,
+    std: np.ndarray,
+    correlation: np.ndarray,
+) -> tuple[list[int], dict[int, np.ndarray]]:
+    """Divide varying columns into those to keep, and linear functions of earlier kept columns.
+
+    Args:
+        values: Rows ``[N, D]``.
+        varying: Indices of the columns that vary.
+        mean: Means ``[D]``.
+        std: Standard deviations ``[D]``.
+        correlation: Correlations ``[D, D]``.
+
+    Returns:
+        The indices of the kept columns, and the slopes of each other column by the kept columns
+        before it.
+    """
     kept: list[int] = []
     slopes: dict[int, np.ndarray] = {}
-    for index in map(int, np.flatnonzero(varies)):
+    for index in map(int, varying):
         if len(kept) >= len(values) - 1:
             kept.append(index)  # any column depends on as many others as there are rows
             continue
@@ -598,20 +635,7 @@ def independent(
             slopes[index] = weights
         else:
             kept.append(index)
-    gone = [index for index in range(len(names)) if index not in kept]
-    table = np.zeros((len(gone), len(kept)))
-    for row, index in enumerate(gone):
-        weights = slopes.get(index, np.zeros(0))
-        table[row, : len(weights)] = weights
-    offsets = mean[gone] - table @ mean[kept]
-    without = [index for index in gone if index not in slopes]
-    lines += _lines_about_dropped(
-        constant=[names[index] for index in without if high[index] == low[index]],
-        identifiers=[names[index] for index in without if high[index] > low[index]],
-        functions=[names[index] for index in slopes],
-    )
-    left_out = [names[index] for index in gone]
-    return kept, Dropped(left_out, torch.from_numpy(offsets), torch.from_numpy(table))
+    return kept, slopes
 
 
 def _lines_about_dropped(
