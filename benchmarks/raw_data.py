@@ -38,7 +38,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from benchmarks.simulators.c2st import c2st
+from benchmarks.two_sample import c2st
 
 GRID, DRAWS = 160, 2000
 TIMES = np.linspace(0, 10, 150)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas
 import torch
 from scipy.integrate import solve_ivp
 from scipy.special import expit
@@ -63,6 +64,22 @@ class Task:
         with torch.random.fork_rng():
             torch.manual_seed(int(draw.integers(2**31)))
             return np.asarray(self.prior.sample((count,)).double())
+
+    def simulations(self, count: int, draw: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Return parameters ``[count, D]`` of the prior, and their data ``[count, C]``."""
+        theta = self.sample_prior(count, draw)
+        return theta, self.simulate(theta, draw)
+
+    def as_trials(self, data: np.ndarray) -> tuple[pandas.DataFrame, list[str]]:
+        """Return data ``[N, C]`` as one row per trial, and the names of covariates in the rows."""
+        rows = pandas.DataFrame(data.reshape(len(data) * self.trials, -1))
+        rows.columns = [f"y{place + 1}" for place in rows.columns]
+        names = []
+        if self.covariates is not None:
+            names = [f"v{place + 1}" for place in range(self.covariates.shape[1])]
+            rows[names] = np.tile(self.covariates, (len(data), 1))
+        rows["dataset"] = np.repeat(np.arange(len(data)), self.trials)
+        return rows, names
 
     def observations(self) -> np.ndarray:
         """Return the ten observations ``[10, C]``."""
@@ -341,3 +358,28 @@ TASKS: dict[str, Callable[[], Task]] = {
     "sir": sir,
     "lotka_volterra": lotka_volterra,
 }
+FEW, MANY = 1_000, 10_000
+"""Numbers of simulations."""
+RIVALS = ("NPE", "SNPE", "NLE", "SNLE")
+PUBLISHED = {
+    FEW: {
+        "two_moons": (0.725, 0.643, 0.773, 0.657),
+        "slcp": (0.975, 0.965, 0.946, 0.921),
+        "slcp_distractors": (0.982, 0.978, 0.987, 0.992),
+        "gaussian_mixture": (0.716, 0.669, 0.740, 0.706),
+        "gaussian_linear": (0.694, 0.652, 0.650, 0.628),
+        "gaussian_linear_uniform": (0.696, 0.631, 0.723, 0.657),
+        "bernoulli_glm": (0.863, 0.855, 0.740, 0.634),
+        "bernoulli_glm_raw": (0.900, 0.906, 0.870, 0.990),
+        "sir": (0.815, 0.638, 0.761, 0.745),
+        "lotka_volterra": (0.999, 0.990, 0.994, 0.909),
+    },
+    MANY: {
+        "two_moons": (0.606, 0.554, 0.713, 0.571),
+        "slcp": (0.901, 0.845, 0.771, 0.713),
+        "gaussian_linear": (0.552, 0.544, 0.555, 0.548),
+        "bernoulli_glm": (0.678, 0.614, 0.605, 0.553),
+    },
+}
+"""Mean C2ST of ten observations by NPE, SNPE, NLE and SNLE, from github.com/sbi-benchmark/results,
+commit 741183c: ``main_paper.csv``, and ``gaussian_mixture_rerun.csv`` of the task as corrected."""
