@@ -38,7 +38,8 @@ def parameters(prior: Any, count: int, draw: np.random.Generator) -> np.ndarray:
         return np.linalg.solve(root.T, draw.normal(size=shape[::-1])).T
     base = prior.base_dist
     if isinstance(base, LogNormal):
-        return np.asarray(np.exp(base.loc.double() + base.scale.double() * draw.normal(size=shape)))
+        center, spread = (each.double().numpy() for each in (base.loc, base.scale))
+        return np.exp(center + spread * draw.normal(size=shape))
     return draw.uniform(base.low, base.high, shape)
 
 
