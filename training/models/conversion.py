@@ -272,10 +272,10 @@ def _as_numbers(values: Any) -> np.ndarray:
         columns = range(values.shape[1])
         return np.concatenate([_as_numbers(values.iloc[:, [at]]) for at in columns], axis=1)
     elif hasattr(values, "columns"):
-        # Without this, pandas represents missing numbers as its own objects. Integers of NumPy have
-        # none, and pandas 2 refuses the value for them.
-        whole = all(isinstance(kind, np.dtype) and kind.kind in "biu" for kind in values.dtypes)
-        missing = {"na_value": np.nan} if kind_of(values) == FRAMES and not whole else {}
+        # Without this, pandas represents missing numbers as its own objects. Where none is missing,
+        # pandas 2 refuses the value for integers.
+        some = kind_of(values) == FRAMES and bool(values.isna().to_numpy().any())
+        missing = {"na_value": np.nan} if some else {}
         values = values.to_numpy(**missing)
     array = np.ma.asarray(values) if np.ma.isMaskedArray(values) else np.asarray(values)
     if array.dtype.kind in "cmM":  # NumPy would drop parts of numbers, or count seconds
