@@ -30,6 +30,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from benchmarks.evidence import SEEDS, Claim, Figures, Results, figure, table
 from benchmarks.sbibm_tasks import FEW, MANY, PUBLISHED, RIVALS, TASKS, Task
 from benchmarks.two_sample import c2st
+from dnnlib.errors import DataError
 from training import Simulations, check, rounds
 
 LARGER = ("two_moons", "slcp", "gaussian_linear", "bernoulli_glm")
@@ -91,11 +92,11 @@ def scored(task: Task, points: np.ndarray, seed: int) -> Figures:
 
 
 def calibration(posterior: Any, task: Task, seed: int) -> Figures:
-    """Return the smallest p-value of SBC, adjusted for the number of tests, and coverage."""
+    """Return the smallest adjusted p-value of SBC, and coverage; None if draws are refused."""
     theta, data = task.simulations(CHECKED, np.random.default_rng([seed, 1]))
     try:
         facts = check(posterior, theta, data, draws=CHECK_DRAWS, seed=seed).facts
-    except TimeoutError:
+    except (DataError, TimeoutError):
         return {"p": None, "covered": None}
     intervals = facts["central_intervals"]
     covered = intervals["pooled"][intervals["levels"].index(0.9)]
@@ -252,8 +253,9 @@ quantiles. Published figures (github.com/sbi-benchmark/results) compare 10,000 d
 CPU seconds: training + 10,000 draws for each of ten observations. *p*: smallest p-value of
 simulation-based calibration on 1,000 new simulations, adjusted for the number of tests, by seed.
 *covered*: true parameters in central 90 % intervals, in percent, by seed. Both are missing where
-almost all draws of NPE lie beyond the prior, so that drawing takes over two minutes. *converged*:
-posteriors of ten by the likelihood of trials that are reported as converged, by seed.
+almost all draws lie beyond the prior for some new simulation, so that the flow refuses it, or NPE
+takes over two minutes. *converged*: posteriors of ten by the likelihood of trials that are reported
+as converged, by seed.
 
 ## Not shown
 
@@ -265,10 +267,8 @@ other than the default, and other observations.
 
 def seconds_of(cells: list[Figures]) -> str:
     """Format the mean CPU seconds of training and of draws."""
-    if not cells:
-        return "–"
-    parts = ("train", "draw") if "draw" in cells[0] else ("train",)
-    return " + ".join(f"{mean(cell[part] for cell in cells):.0f}" for part in parts)
+    parts = [part for part in ("train", "draw") if cells and part in cells[0]]
+    return " + ".join(f"{mean(cell[part] for cell in cells):.0f}" for part in parts) or "–"
 
 
 WAYS = {"": of_posteriors, "trials ": of_trials, "rounds ": of_rounds}
