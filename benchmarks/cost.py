@@ -2,9 +2,8 @@
 
     python benchmarks/cost.py
 
-A use is prepared and then run in a process of its own, which measures CPU seconds and peak memory.
-Rivals fit within their seconds, except for zuko's flow, whose weights do not change its cost.
-Networks stay in ``out/evidence``.
+Each use is prepared and measured in a process of its own. Rivals fit within their seconds, except
+for zuko's flow, whose weights do not change its cost. Networks stay in ``out/evidence``.
 """
 
 import multiprocessing
@@ -45,12 +44,10 @@ calls of less than ``SHORT`` seconds."""
 SLOWEST_START, SLOWER = 1.0, 20.0
 """Seconds of a start-up, and the factor from which a slower use is listed."""
 QUANTILES, WIDTH, RATE, FIT_SECONDS, WARMUP = (0.05, 0.5, 0.95), 64, 1e-3, 20.0, 300
-NUMBER, CATEGORY = "size", "garden"
-"""The predicted columns."""
 TRAININGS, FLOW = ("train", "fit"), ("density", "sample", "posterior")
 """Uses that train; uses of the flow of numbers."""
-SEEN, NOISE_STD = 4, 0.1
-"""Observed columns of a posterior, and their noise."""
+NUMBER, CATEGORY, SEEN, NOISE_STD = "size", "garden", 4, 0.1
+"""Predicted columns; number of observed columns of a posterior, and their noise."""
 Call = Callable[[], object]
 Ready = Callable[[int], Call]
 """Function that prepares a use for a seed and returns the call that is measured."""
@@ -119,7 +116,6 @@ def ready_flow(use: str, seed: int) -> Call:
 
 def ready_chained(seed: int) -> Call:
     rows = encoded(seed)
-    # The imputed rows are the fitted ones.
     return partial(chained_equations, rows._replace(train=rows.train[:0]), rows.test, seed)
 
 
@@ -164,18 +160,11 @@ def ready_spline(use: str, seed: int) -> Call:
 
 
 WORDS = {
-    "open": "open the table",
-    "train": "train on the table",
-    "impute": "impute missing cells",
-    "predict": "predict a number",
-    "classify": "predict a category",
-    "score": "score rows and cells",
-    "draw": "draw rows",
-    "fit": "train a flow of numbers",
-    "density": "log densities",
-    "sample": "samples",
-    "posterior": "a posterior, 1,000 draws",
-}
+    "open": "open the table", "train": "train on the table", "impute": "impute missing cells",
+    "predict": "predict a number", "classify": "predict a category",
+    "score": "score rows and cells", "draw": "draw rows", "fit": "train a flow of numbers",
+    "density": "log densities", "sample": "samples", "posterior": "a posterior, 1,000 draws",
+}  # fmt: skip
 RIVALS: dict[str, dict[str, Ready]] = {
     "open": {"pandas, read_csv": lambda seed: partial(pd.read_csv, typed(seed))},
     "impute": {
@@ -189,11 +178,9 @@ RIVALS: dict[str, dict[str, Ready]] = {
     "score": {"IsolationForest": ready_forest},
     **{use: {"zuko": partial(ready_spline, use)} for use in FLOW},
 }
-
-
-def ways_of(use: str) -> dict[str, Ready]:
-    """Return what prepares a use: with the flow, and with each rival."""
-    return {"flow": partial(ready_flow, use), **RIVALS.get(use, {})}
+WAYS: dict[str, dict[str, Ready]] = {
+    use: {"flow": partial(ready_flow, use), **RIVALS.get(use, {})} for use in WORDS
+}
 
 
 def memory(key: str) -> float:
@@ -232,7 +219,7 @@ def measured(use: str, way: str, seed: int) -> Figures:
     """Return CPU seconds, megabytes, and the share of the network, of a call in this process."""
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")  # chained equations that have not converged
-    call, spent = ways_of(use)[way](seed), timed_networks()
+    call, spent = WAYS[use][way](seed), timed_networks()
     Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # the peak starts anew
     before, runs = memory("VmRSS"), list[tuple[float, float]]()
     while len(runs) < (REPEATS if not runs or runs[0][0] < SHORT else 1):
@@ -248,7 +235,7 @@ def measured(use: str, way: str, seed: int) -> Figures:
 def of_use(use: str, seed: int) -> Figures:
     """Measure a use with the flow and with its rivals, each in a process of its own."""
     spawn, found = multiprocessing.get_context("spawn"), {}
-    for way in ways_of(use):
+    for way in WAYS[use]:
         with ProcessPoolExecutor(1, mp_context=spawn) as pool:
             found[way] = pool.submit(measured, use, way, seed).result()
     return found
@@ -260,12 +247,12 @@ def start_up() -> Figures:
     for path in scripts().values():
         runs = []
         for _ in range(REPEATS):
-            before, start = os.times(), time.perf_counter()
+            before, start = sum(os.times()[2:4]), time.perf_counter()
             command = [sys.executable, path.name, "--help"]
             subprocess.run(command, cwd=ROOT, capture_output=True, check=True)
-            clock, after = time.perf_counter() - start, os.times()
-            runs.append((sum(after[2:4]) - sum(before[2:4]), clock))
-        cpu, clock = (median(each) for each in zip(*runs, strict=True))
+            clock = time.perf_counter() - start
+            runs.append((sum(os.times()[2:4]) - before, clock))
+        cpu, clock = map(median, zip(*runs, strict=True))
         found[path.name] = {"cpu": cpu, "clock": clock}
     return found
 
@@ -277,7 +264,6 @@ def slower(cells: list[Figures], rival: str) -> float:
 
 
 def judge(results: Results) -> tuple[bool, str]:
-    """Return whether the claim holds, and the reason with the uses that are much slower."""
     starts = {name: max(own.values()) for name, own in results["start"].items()}
     last = max(starts, key=starts.__getitem__)
     listed = [
@@ -293,13 +279,11 @@ def judge(results: Results) -> tuple[bool, str]:
 
 
 def body(results: Results) -> str:
-    """Return the tables of the page."""
-    start = results["start"]
+    start, rows = results["start"], []
     starts = [[name, *(f"{each:.2f}" for each in own.values())] for name, own in start.items()]
-    rows = []
     for use, words in WORDS.items():
         cells = select(results, use)
-        for way in ways_of(use) if cells else ():
+        for way in WAYS[use] if cells else ():
             own = [cell[way] for cell in cells]
             share = mean(each["network"] for each in own) if use not in TRAININGS else 0.0
             rows.append(
