@@ -39,13 +39,12 @@ from training import Answers, Model, Table, networks
 
 FOLDER = ROOT / "out" / "evidence"
 ROWS, FEW, MISSING, REPEATS, SHORT = 10_000, 1000, 0.1, 5, 10.0
-"""Rows of a table; rows of a flow; share of missing cells in three columns; repeated starts, and
-calls of less than ``SHORT`` seconds."""
+"""Sizes of uses; share of missing cells; number of calls below ``SHORT`` seconds."""
 SLOWEST_START, SLOWER = 1.0, 20.0
 """Seconds of a start-up, and the factor from which a slower use is listed."""
 QUANTILES, WIDTH, RATE, FIT_SECONDS, WARMUP = (0.05, 0.5, 0.95), 64, 1e-3, 20.0, 300
-TRAININGS, FLOW = ("train", "fit"), ("density", "sample", "posterior")
-"""Uses that train; uses of the flow of numbers."""
+FITS, FLOW = ("impute", "predict", "classify", "score"), ("density", "sample", "posterior")
+"""Uses whose rivals fit; uses of the flow of numbers."""
 NUMBER, CATEGORY, SEEN, NOISE_STD = "size", "garden", 4, 0.1
 """Predicted columns; number of observed columns of a posterior, and their noise."""
 Call = Callable[[], object]
@@ -114,11 +113,6 @@ def ready_flow(use: str, seed: int) -> Call:
     return lambda: opened.train(seed=seed).save(path)
 
 
-def ready_chained(seed: int) -> Call:
-    rows = encoded(seed)
-    return partial(chained_equations, rows._replace(train=rows.train[:0]), rows.test, seed)
-
-
 def ready_boosted(column: str, seed: int) -> Call:
     """Prepare a fit of LightGBM, and predictions of all rows."""
     lightgbm, rows = import_module("lightgbm"), encoded(seed)
@@ -168,7 +162,9 @@ WORDS = {
 RIVALS: dict[str, dict[str, Ready]] = {
     "open": {"pandas, read_csv": lambda seed: partial(pd.read_csv, typed(seed))},
     "impute": {
-        "IterativeImputer, 30 draws": ready_chained,
+        "IterativeImputer, 30 draws": lambda seed: partial(
+            chained_equations, (rows := encoded(seed))._replace(train=rows[1]), rows.test, seed
+        ),
         "IterativeImputer": lambda seed: partial(
             IterativeImputer().fit_transform, encoded(seed)[0]
         ),
@@ -250,31 +246,34 @@ def start_up() -> Figures:
             before, start = sum(os.times()[2:4]), time.perf_counter()
             command = [sys.executable, path.name, "--help"]
             subprocess.run(command, cwd=ROOT, capture_output=True, check=True)
-            clock = time.perf_counter() - start
-            runs.append((sum(os.times()[2:4]) - before, clock))
+            runs.append((sum(os.times()[2:4]) - before, time.perf_counter() - start))
         cpu, clock = map(median, zip(*runs, strict=True))
         found[path.name] = {"cpu": cpu, "clock": clock}
     return found
 
 
-def slower(cells: list[Figures], rival: str) -> float:
-    """Return the ratio of our mean seconds to those of a rival."""
-    flow, other = (mean(cell[way]["seconds"] for cell in cells) for way in ("flow", rival))
-    return flow / other
+def ratio(results: Results, use: str, rival: str, training: bool = False) -> float:
+    """Return our mean seconds by those of a rival; ours may contain the training."""
+    ours = [select(results, each) for each in (use, *["train"] * training)]
+    seconds = sum(mean(cell["flow"]["seconds"] for cell in cells) for cells in ours)
+    return seconds / mean(cell[rival]["seconds"] for cell in ours[0])
 
 
 def judge(results: Results) -> tuple[bool, str]:
     starts = {name: max(own.values()) for name, own in results["start"].items()}
     last = max(starts, key=starts.__getitem__)
-    listed = [
-        f"{WORDS[use]} ({rival}: {slower(cells, rival):.0f} times)"
-        for use, rivals in RIVALS.items()
-        for rival in rivals
-        if (cells := select(results, use)) and slower(cells, rival) > SLOWER
-    ]
+    after, alone = (
+        "; ".join(
+            f"{WORDS[use]} ({rival}, {times:.0f} times)"
+            for use in uses
+            for rival in RIVALS[use]
+            if select(results, use) and (times := ratio(results, use, rival, training)) > SLOWER
+        )
+        for training, uses in ((False, tuple(RIVALS)), (True, FITS))
+    )
     return starts[last] <= SLOWEST_START, (
-        f"the slowest start-up takes {starts[last]:.2f} s ({last}). More than 20 times slower "
-        f"than a rival: {'; '.join(listed) or 'none'}."
+        f"the slowest start-up takes {starts[last]:.2f} s ({last}). More than 20 times slower than "
+        f"a rival: {after or 'none'}. If our training serves a single use: {alone or 'none'}."
     )
 
 
@@ -282,18 +281,18 @@ def body(results: Results) -> str:
     start, rows = results["start"], []
     starts = [[name, *(f"{each:.2f}" for each in own.values())] for name, own in start.items()]
     for use, words in WORDS.items():
-        cells = select(results, use)
-        for way in WAYS[use] if cells else ():
-            own = [cell[way] for cell in cells]
-            share = mean(each["network"] for each in own) if use not in TRAININGS else 0.0
-            rows.append(
-                [words if way == "flow" else "", way]
-                + [figure((each[key] for each in own), ".3g") for key in ("seconds", "first")]
-                + [f"{100 * share:.0f}" if share else "–"]
-                + [f"{mean(each['memory'] for each in own):.0f}"]
-                + ["" if way == "flow" else f"{slower(cells, way):.2g}"]
-            )
-    head = ["use", "with", "CPU s", "first call", "network, %", "MB", "flow is slower by"]
+        for way in WAYS[use] if select(results, use) else ():
+            own = [cell[way] for cell in select(results, use)]
+            seconds = [each["seconds"] for each in own]
+            share, space = (mean(each[key] for each in own) for key in ("network", "memory"))
+            form = ".0f" if mean(seconds) > 10 else ".1f" if mean(seconds) > 1 else ".3f"
+            ours, fits = way == "flow", (False, True) if use in FITS else (False,)
+            times = [] if ours else [ratio(results, use, way, training) for training in fits]
+            shares = [f"{100 * share:.0f}" if ours else "–", f"{space:.0f}"]
+            ratios = [figure([each], ".0f" if each > 10 else ".2f") for each in times]
+            cells = [words if ours else "", way, figure(seconds, form), *shares, *ratios]
+            rows.append(cells + ["–"] * (2 - len(ratios)))
+    head = ["use", "with", "CPU s", "network, %", "MB", "flow / rival", "with our training"]
     return f"""
 {table(["start-up (`--help`)", "CPU s", "s"], starts)}
 
@@ -303,18 +302,15 @@ The table has 10,000 rows of four numbers, two whole numbers and two categories;
 columns is missing. Uses are of all rows. The flow has 10,000 rows of eight numbers; 1,000 densities
 and samples. The posterior is of one row, four of whose columns are observed with noise of 0.1.
 
-*CPU s*: mean ± standard error over seeds; for each, the median of four calls after the first, or
-the first if it takes ten seconds. *Network*: share of the seconds in evaluations of the network.
-*MB*: peak memory beyond that before the call.
-
-Comparisons are not like for like. Rivals' seconds contain their fits, except for zuko's; ours
+*CPU s*: mean ± standard error over seeds of the median of four calls after the first, or of a first
+call above ten seconds. *Network*: share of them in its forward evaluations. *MB*: peak memory
+beyond that before the call. Comparisons are not like for like. Rivals' seconds contain their fits, except for zuko's; ours
 follow one training for all uses. *IterativeImputer* without draws gives one value and no interval.
 LightGBM fits three quantiles, or classes. *IsolationForest* scores rows, ours each cell, too.
 *zuko*: a neural spline flow of width 64 in single precision; our densities are in double precision.
-Its posterior is by NUTS of pyro with 300 steps of warm-up; these draws are correlated. For training
-seconds of rivals see [densities](densities.md).
+Its posterior is by NUTS of pyro with 300 steps of warm-up; these draws are correlated.
 
-Not shown: accuracy, larger tables, several cores, and GPUs.
+Not shown: accuracy, larger tables, several cores, GPUs, and [training of zuko](densities.md).
 """
 
 
