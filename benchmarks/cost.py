@@ -303,12 +303,13 @@ columns is missing. Uses are of all rows. The flow has 10,000 rows of eight numb
 and samples. The posterior is of one row, four of whose columns are observed with noise of 0.1.
 
 *CPU s*: mean ± standard error over seeds of the median of four calls after the first, or of a first
-call above ten seconds. *Network*: share of them in its forward evaluations. *MB*: peak memory
-beyond that before the call. Comparisons are not like for like. Rivals' seconds contain their fits, except for zuko's; ours
-follow one training for all uses. *IterativeImputer* without draws gives one value and no interval.
-LightGBM fits three quantiles, or classes. *IsolationForest* scores rows, ours each cell, too.
-*zuko*: a neural spline flow of width 64 in single precision; our densities are in double precision.
-Its posterior is by NUTS of pyro with 300 steps of warm-up; these draws are correlated.
+call above ten seconds. *Network*: share of forward evaluations of the network in them. *MB*: peak
+memory beyond that before the call. Comparisons are not like for like. Rivals' seconds contain their
+fits, except for zuko's; ours follow one training for all uses. *IterativeImputer* without draws
+gives one value and no interval. LightGBM fits three quantiles, or classes. *IsolationForest* scores
+rows, ours each cell, too. *zuko*: a neural spline flow of width 64 in single precision; our
+densities are in double precision. Its posterior is by NUTS of pyro with 300 steps of warm-up; these
+draws are correlated.
 
 Not shown: accuracy, larger tables, several cores, GPUs, and [training of zuko](densities.md).
 """
