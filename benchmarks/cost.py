@@ -224,8 +224,7 @@ def measured(use: str, way: str, seed: int) -> Figures:
         seconds = time.process_time() - start
         runs.append((seconds, spent[0] / seconds))
     usual, share = (median(each) for each in zip(*(runs[1:] or runs), strict=True))
-    about = {"network": share, "memory": memory("VmHWM") - before}
-    return {"seconds": usual, "first": runs[0][0], **about}
+    return {"seconds": usual, "network": share, "memory": memory("VmHWM") - before}
 
 
 def of_use(use: str, seed: int) -> Figures:
