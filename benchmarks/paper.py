@@ -271,8 +271,8 @@ CIFAR-10.
 
 {table(["toy", "T", "generated", "Gaussian", "latents", "round trip"], clouds)}
 
-Unbiased energy distances of 2,000 points: generated from new data, a Gaussian with the data's
-moments from data, latents from a normal distribution. Round trips are root mean squares.
+Unbiased energy distances of 2,000 points (0: chance): generated from new data, a Gaussian with the
+moments of the data from data, latents from a normal distribution. Round trips: root mean squares.
 
 ## Coverage
 
