@@ -33,13 +33,14 @@ from training.paper.residuals import (
     mean_autocorrelation,
     scatter_of,
 )
+from training.settings.simulations import BOUNDARY_POINTS
 
 OPTIONS: dict[str, Any] = {"duration": 0.25, "calibrate": False}
 SCHEDULES = ("PRP", "PRR")
 KEPT = {"circles": 1, "moons": 1, "s_curve": 2, "swirl": 2, "digits": 10, "patches": 77}
 """Dimensions that PRR keeps in the table of participation ratios, by data set."""
 POINTS, PAIRS, TIMES = 2000, 3, 101
-TEST_POINTS, RADII, STEPS, VERTICES = 20_000, (0.5, 3.5, 7), 12, 200
+TEST_POINTS, RADII, STEPS = 20_000, (0.5, 3.5, 7), 12
 WEIGHTS, NOISE, RUNS, ROWS = (0.5, 0.25, 0.25), 0.1, 40, 2048
 LEVELS = (0.5, 0.8, 0.9, 0.95)
 SHARES = (0.1, 0.5, 1.0)
@@ -106,7 +107,7 @@ def coverage(toy: str, schedule: str, seed: int) -> dict[str, Any]:
     Test points and spheres of the latent Gaussian are carried to the data and back.
     """
     flow, data = network(toy, schedule, seed).flow, Toy(toy)
-    spheres = Spheres.between(*RADII, unit_sphere(data.dim, VERTICES))
+    spheres = Spheres.between(*RADII, unit_sphere(data.dim, BOUNDARY_POINTS[data.dim]))
     found = CoverageExperiment(
         flow,
         flow.times(STEPS),
