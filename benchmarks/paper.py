@@ -262,7 +262,7 @@ def body(results: Results) -> str:
 
 ## Participation ratios
 
-{table(["data", "D", "data", "PRP, at T", "d", "PRR, at T"], ratios)}
+{table(["data", "D", "of the data", "PRP, at T", "d", "PRR, at T"], ratios)}
 
 In closed form. The paper has 30.69 for MNIST, 7.90 for Fashion-MNIST, 2.90 for SVHN and 9.24 for
 CIFAR-10.
@@ -300,7 +300,8 @@ denoiser are uncorrelated, too, so the effect does not show that errors of a net
 {table(["data, kept, gap", *distances, "round trip", "before rounding"], quality)}
 
 Training: 12,000 digits, 2,000 patches (the paper: 200 million images, FID). *edm*: an isotropic
-model of the same network and budget. Round trips in squared gray levels.
+model of the same network and budget. Round trips in squared gray levels. Held-out digits are of
+other writers.
 
 ## On a GPU
 
