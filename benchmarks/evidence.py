@@ -42,7 +42,7 @@ SEEDS = (100, 101, 102)
 """Seeds of the protocol."""
 WORSE = 2.0
 """Number of standard errors from which a difference counts."""
-LIBRARY = ("training", "torch_utils", "dnnlib")
+LIBRARY = ("training", "torch_utils", "dnnlib", "experiments")
 INNER = re.compile(r"\[[^][{}]*\]")
 """A list without lists in it, which result files have in one line."""
 Figures = dict[str, Any]
@@ -166,7 +166,7 @@ def cpu_seconds() -> float:
 
 
 def commit(name: str) -> str:
-    """Return the last commit of the library and a claim's script, with a plus sign if changed."""
+    """Return the last commit of the library, experiments and a script, with + if changed."""
     code = [*LIBRARY, f"benchmarks/{name}.py"]
 
     def git(*words: str) -> str:

@@ -1,1 +1,1 @@
-"""The paper's claims, each shown by one command: ``python experiments/NAME.py --scale=cpu``."""
+"""Figures and tables of the paper, at a scale that a CPU computes in minutes."""

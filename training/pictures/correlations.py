@@ -56,7 +56,7 @@ READING = (
     "Errors of a network that decorrelate quickly along a path average out; errors that stay "
     "correlated accumulate."
 )
-PAGE = "docs/measurements/paper.md"
+PAGE = "docs/evidence/paper.md"
 
 
 def name_and_details(stem: Path) -> tuple[str, str]:
