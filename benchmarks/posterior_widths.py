@@ -33,6 +33,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
@@ -74,7 +75,7 @@ class Simulator:
         theta = draw.uniform(*np.array([*self.bounds.values()]).T, (count, len(self.bounds)))
         return theta, self.simulate(theta, draw)
 
-    def simulations(self, count: int, seed: int, **options: float) -> Simulations:
+    def simulations(self, count: int, seed: int, **options: Any) -> Simulations:
         """Simulations of the prior."""
         theta, data = self.drawn(count, seed)
         parameters = dict(zip(self.bounds, theta.T, strict=True))
@@ -248,7 +249,7 @@ def by_rounds(seed: int) -> dict[str, list[str]]:
     rows = {}
     for name, fast in (("flow", True), ("weighted", False)):
         began = time.process_time()
-        given = {"rounds": 3, "simulations": 1500, "seed": seed, "fast": fast}
+        given: dict[str, Any] = {"rounds": 3, "simulations": 1500, "seed": seed, "fast": fast}
         draws = rounds(NARROW.simulate, seen, bounds=NARROW.bounds, **given)
         seconds = time.process_time() - began
         off, ratio = (draws.points[0].mean(axis=0) - mean) / std, draws.points[0].std(axis=0) / std

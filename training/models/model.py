@@ -330,12 +330,22 @@ def weighted_if_better(
         each.log_prob(rows.points.numpy(), rows.conditions)
         for each in (plain, model.posterior(correct=likelihood, **prior, chains=1))
     )
+    return model.posterior(correct=likelihood, **prior) if weights_help(own, other) else plain
+
+
+def weights_help(own: np.ndarray, weighted: np.ndarray) -> bool:
+    """Return whether weights increase the mean log density of held-out simulations, and log it.
+
+    Args:
+        own: Log densities ``[N]`` by the flow.
+        weighted: The same by the weighted draws.
+    """
     # With N draws, no weighted density can exceed N times that of the flow.
-    gain = np.minimum(other - own, log(DRAWS))
+    gain = np.minimum(weighted - own, log(DRAWS))
     better = bool(gain.mean() > 0)
     logger.info(
         f"Weights by the likelihood change the mean log density of {len(gain)} held-out "
         f"simulations by {gain.mean():.3f} nats (standard error "
         f"{gain.std() / len(gain) ** 0.5:.3f}): they are {'used' if better else 'not used'}"
     )
-    return model.posterior(correct=likelihood, **prior) if better else plain
+    return better

@@ -25,7 +25,7 @@ from torch_utils.results import provenance
 from torch_utils.seeds import hash_seed
 from training.data.tables.formats import ForeignTable, TableChoices, numbered, open_table
 from training.data.tables.making import make_table
-from training.data.tables.table import DataTable
+from training.data.tables.table import DataTable, Rows
 from training.files.observations import read_observations
 from training.files.posterior import CHECK, save_values
 from training.files.rounds import RoundFacts, load_round, save_round
@@ -33,7 +33,7 @@ from training.files.simulator_runs import RUNS
 from training.files.table import load_table, save_table
 from training.inference.amortized import Amortized
 from training.inference.likelihoods import UserFunction
-from training.inference.region import DRAWS, HERE, Bounds, Region, Restricted, restricted
+from training.inference.region import DRAWS, EXACT, HERE, Bounds, Region, Restricted, restricted
 from training.measure.posterior.calibration import undetected_narrowness
 from training.models import model as models
 from training.models import training
@@ -41,7 +41,7 @@ from training.models.checkpoint import fingerprint
 from training.models.conversion import ROW, left_alone, numbers_of, ranges_of, table_of
 from training.models.draws import PosteriorDraws
 from training.models.inference import InferenceTask
-from training.models.model import weighted_if_better
+from training.models.model import weights_help
 from training.models.posterior_checking import cases_of, check
 from training.models.posterior_reports import CheckReport, report_files, write_numbers
 from training.models.posterior_sampling import Observed, SampledPosteriors, sample
@@ -59,6 +59,10 @@ LOST = 0.5
 
 If there are more, the observation is out of distribution for the simulations in the region, and the
 region has lost its parameters.
+"""
+MOST_COMPARED, COMPARED_DRAWS = 200, 2000
+"""Largest number of held-out simulations that decide whether draws are weighted, and number of
+draws for each.
 """
 POSTERIOR = "network"
 FOLDERS = {POSTERIOR: "training", LIKELIHOOD: LIKELIHOOD}
@@ -413,23 +417,35 @@ class Round:
         self.store.train(self.number, network, self.question.name, values)
         return self.made.networks[network]
 
-    def weights(self) -> Mapping[str, Any]:
+    def weights(self, region: Region) -> Mapping[str, Any]:
         """Return the options that weight draws by a likelihood; empty if that is not better.
 
         The likelihood is learned from the simulations of the round. Weights are used if they
-        increase the mean log density of its held-out simulations.
+        increase the mean log density of its held-out simulations, within the region.
         """
-        held_out, prior = self.made.table.held_out_rows, self.question.prior
-        if not len(held_out):
+        rows = self.made.table.held_out_rows
+        if not len(rows):
             logger.info("Draws are not weighted by a likelihood: no simulation is held out")
             return {}
+        rows = rows.at(slice(MOST_COMPARED))
         try:
-            own = {"prior": prior}
-            likelihood = self.train(LIKELIHOOD)
-            return weighted_if_better(self.made.model, likelihood, own, held_out).options
+            given = {"correct": self.train(LIKELIHOOD), "prior": self.question.prior}
+            own, weighted = (
+                self._densities(self.opened(region, 1, COMPARED_DRAWS, each), rows)
+                for each in ({}, given)
+            )
         except (DataError, UsageError) as error:
             logger.info(f"Draws are not weighted by a likelihood: {error}")
             return {}
+        return given if weights_help(own, weighted) else {}
+
+    def _densities(self, task: InferenceTask, rows: Rows) -> np.ndarray:
+        """Return log densities ``[N]`` of parameters given their data, within the region."""
+        assert rows.conditions is not None
+        with process_group(self.question.settings.run.device_name) as device:
+            posterior = task.on(device).amortized(task.on(device).fine, rows.conditions.to(device))
+            points, places = rows.points[:, None].to(device), torch.arange(len(rows.points))
+            return posterior.log_prob(points, places, EXACT).log_prob[:, 0].cpu().numpy()
 
     def opened(
         self, region: Region, chains: int, draws: int, weights: Mapping[str, Any] | None = None
@@ -682,7 +698,7 @@ def in_rounds(task: RoundsTask, store: RoundsInMemory) -> RoundsResult:
     for each in listed:
         del each["fingerprint"]
     more = {"options": settings.recorded(), "rounds": listed}
-    weights = {} if settings.fast else last.weights()
+    weights = {} if settings.fast else last.weights(region)
     opened = last.opened(region, settings.chains, settings.draws, weights)
     seen = Observed.of(opened)
     with process_group(settings.run.device_name) as device:
