@@ -32,6 +32,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,8 @@ class Simulator:
     def drawn(self, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
         """Parameters ``[N, D]`` of the prior and data ``[N, C]``."""
         draw = np.random.default_rng(seed)
-        theta = draw.uniform(*np.array([*self.bounds.values()]).T, (count, len(self.bounds)))
+        low, high = np.array([*self.bounds.values()]).T
+        theta = draw.uniform(low, high, (count, len(low)))
         return theta, self.simulate(theta, draw)
 
     def simulations(self, count: int, seed: int, **options: Any) -> Simulations:
@@ -95,7 +97,7 @@ class Simulator:
             return mean, np.sqrt(share @ np.square(theta - mean))
 
         ends = np.array([*self.bounds.values()]).T
-        prior = np.random.default_rng(0).uniform(*ends, (100_000, ends.shape[1]))
+        prior = np.random.default_rng(0).uniform(ends[0], ends[1], (100_000, ends.shape[1]))
         mean, std = moments(prior, TEMPERATURE)
         margin, count = 0.02 * (ends[1] - ends[0]), round(GRID ** (1 / ends.shape[1]))
         for _ in range(REFINEMENTS):
@@ -217,14 +219,14 @@ def of_npe(
 ) -> tuple[np.ndarray, float, float] | None:
     """Return draws ``[M, S, D]`` of sbi, the share of covered parameters and seconds of drawing."""
     try:
-        from sbi.inference import NPE
-        from sbi.utils import BoxUniform
+        npe = import_module("sbi.inference").NPE
+        box = import_module("sbi.utils").BoxUniform
     except ImportError:
         return None
     torch.manual_seed(seed)
-    prior = BoxUniform(*torch.tensor([*simulator.bounds.values()]).float().T)
+    prior = box(*torch.tensor([*simulator.bounds.values()]).float().T)
     theta, data = (torch.from_numpy(each).float() for each in simulator.drawn(count, seed))
-    inference = NPE(prior, show_progress_bars=False)
+    inference = npe(prior, show_progress_bars=False)
     inference.append_simulations(theta, data).train()
     posterior = inference.build_posterior()
 
@@ -236,9 +238,9 @@ def of_npe(
     began = time.process_time()
     points = draws(seen, DRAWS)
     seconds = time.process_time() - began
-    theta, data = simulator.drawn(COVERED, 2000 + seed)
-    low, high = np.quantile(draws(data, 1000), [0.05, 0.95], axis=1)
-    return points, float(((theta >= low) & (theta <= high)).mean()), seconds
+    true, others = simulator.drawn(COVERED, 2000 + seed)
+    low, high = np.quantile(draws(others, 1000), [0.05, 0.95], axis=1)
+    return points, float(((true >= low) & (true <= high)).mean()), seconds
 
 
 def by_rounds(seed: int) -> dict[str, list[str]]:
