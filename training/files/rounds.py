@@ -4,6 +4,8 @@
     {name}_params.json      facts about the simulations, below
     training/               run directory of its training
     network.pkl             its network, of the posterior within the region
+    likelihood/             run directory of the likelihood, in the last round
+    likelihood.pkl          its network
 
 The JSON has format, fingerprint (which identifies the run), round, share (prior probability of the
 region) and its error, simulated (the number of new simulations) and failed (those of them that

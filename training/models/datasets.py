@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from math import log
 from pathlib import Path
 from typing import Any
 
@@ -61,12 +60,11 @@ from training.models.conversion import (
     ranges_of,
     rows_as,
 )
-from training.models.model import Model
+from training.models.model import Model, weighted_if_better
 from training.models.posterior import Posterior
 from training.models.table_reading import read_table
 from training.names import DATA_AS, LIKELIHOOD, UNIFORM, script
 from training.settings.declared import from_values, meant
-from training.settings.inference import DRAWS
 from training.settings.train import CONDITIONAL, TrainSettings
 from training.settings.training import ToyTrainSettings
 from training.subjects import RecordFlow, Training
@@ -76,10 +74,6 @@ OWN = ("data", "data_name", "augment_to", "outdir", "nosubdir", "network", "refi
 """Options that ``train`` does not take from Python."""
 IN_MEMORY = Path("images.npz")
 """Name of images in memory."""
-MOST_COMPARED, FEW_COMPARED = 200, 20
-"""Largest numbers of held-out simulations that decide whether posteriors are corrected, for
-likelihoods that are Gaussian and for those that need the integration of a flow.
-"""
 RAW = "raw data"
 """Name of a temporary column that stands for raw data."""
 SNAP = 10
@@ -481,22 +475,7 @@ class Simulations(Table):
             logger.info(f"Draws are not weighted by a likelihood: its training failed: {error}")
             return plain
         prior = {} if self.rows.prior else {"prior": UNIFORM}
-        weighted = partial(model.posterior, correct=likelihood, **prior)
-        most = MOST_COMPARED if likelihood.denoiser.is_trivial else FEW_COMPARED
-        held_out = self.rows.held_out_rows.at(slice(most))
-        own, other = (
-            each.log_prob(held_out.points.numpy(), held_out.conditions)
-            for each in (plain, weighted(chains=1))
-        )
-        # With N draws, no weighted density can exceed N times that of the flow.
-        gain = np.minimum(other - own, log(DRAWS))
-        better = bool(gain.mean() > 0)
-        logger.info(
-            f"Weights by the likelihood change the mean log density of {len(gain)} held-out "
-            f"simulations by {gain.mean():.3f} nats (standard error "
-            f"{gain.std() / len(gain) ** 0.5:.3f}): they are {'used' if better else 'not used'}"
-        )
-        return weighted() if better else plain
+        return weighted_if_better(model, likelihood, prior, self.rows.held_out_rows)
 
     def _reason_for_no_weights(self) -> str | None:
         """Return why draws cannot be weighted by a likelihood; None if they can."""

@@ -9,7 +9,7 @@
 Posteriors and checks are those of ``posterior.py``, with options of the same names.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from math import log, prod
@@ -19,15 +19,18 @@ import numpy as np
 import torch
 
 from dnnlib.errors import UsageError
+from dnnlib.logs import logger
 from dnnlib.numbers import natural
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
+from training.data.tables.table import Rows
 from training.flow.bin_averages import cell_log_prob, has_cells
 from training.flow.pfode import ProbabilityFlow
 from training.inference.likelihoods import MatrixMap
 from training.models import conversion
 from training.models.posterior import Posterior
 from training.names import LIKELIHOOD
+from training.settings.inference import DRAWS
 from training.subjects import Subject, open_prior
 from training.trained.network import TrainedNetwork
 
@@ -35,6 +38,10 @@ ROW_PACKAGE = "row_package"
 """Key of ``about``: package of the rows that the model returns; None for pandas."""
 MOST_DRAWS = 2**16
 """Number of draws, of all conditions together, that are in memory besides the result."""
+MOST_COMPARED, FEW_COMPARED = 200, 20
+"""Largest numbers of held-out simulations that decide whether posteriors are corrected, for
+likelihoods that are Gaussian and for those that need the integration of a flow.
+"""
 
 
 @dataclass(repr=False)
@@ -302,3 +309,43 @@ class Model(TrainedNetwork):
         """Move the model to a device, and return it."""
         self.__dict__.pop("subject", None)
         return self.frozen(device)
+
+
+def weighted_if_better(
+    model: Model, likelihood: TrainedNetwork, prior: Mapping[str, Any], held_out: Rows
+) -> Posterior:
+    """Return the posterior of a flow, weighted by a learned likelihood if that is better.
+
+    Weights are better if they increase the mean log density of held-out simulations.
+
+    Args:
+        model: Flow of parameters given data.
+        likelihood: Learned likelihood of the same simulations.
+        prior: The option ``prior`` of the likelihood; empty for the one that it states.
+        held_out: Simulations that neither network was trained on.
+    """
+    plain = model.posterior()
+    rows = held_out.at(slice(MOST_COMPARED if likelihood.denoiser.is_trivial else FEW_COMPARED))
+    own, other = (
+        each.log_prob(rows.points.numpy(), rows.conditions)
+        for each in (plain, model.posterior(correct=likelihood, **prior, chains=1))
+    )
+    return model.posterior(correct=likelihood, **prior) if weights_help(own, other) else plain
+
+
+def weights_help(own: np.ndarray, weighted: np.ndarray) -> bool:
+    """Return whether weights increase the mean log density of held-out simulations, and log it.
+
+    Args:
+        own: Log densities ``[N]`` by the flow.
+        weighted: The same by the weighted draws.
+    """
+    # With N draws, no weighted density can exceed N times that of the flow.
+    gain = np.minimum(weighted - own, log(DRAWS))
+    better = bool(gain.mean() > 0)
+    logger.info(
+        f"Weights by the likelihood change the mean log density of {len(gain)} held-out "
+        f"simulations by {gain.mean():.3f} nats (standard error "
+        f"{gain.std() / len(gain) ** 0.5:.3f}): they are {'used' if better else 'not used'}"
+    )
+    return better

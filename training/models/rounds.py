@@ -2,12 +2,13 @@
 
 Each round draws parameters from the prior within the region that the previous round's posterior
 covers (``training.inference.region``), simulates their data with the user's program, and trains a
-posterior on all simulations in the region, like ``train.py --cond``.
+posterior on all simulations in the region, like ``train.py --cond``. A likelihood that is learned
+from the simulations of the last round weights the draws, if held-out simulations gain by it.
 """
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -24,7 +25,7 @@ from torch_utils.results import provenance
 from torch_utils.seeds import hash_seed
 from training.data.tables.formats import ForeignTable, TableChoices, numbered, open_table
 from training.data.tables.making import make_table
-from training.data.tables.table import DataTable
+from training.data.tables.table import DataTable, Rows
 from training.files.observations import read_observations
 from training.files.posterior import CHECK, save_values
 from training.files.rounds import RoundFacts, load_round, save_round
@@ -32,7 +33,7 @@ from training.files.simulator_runs import RUNS
 from training.files.table import load_table, save_table
 from training.inference.amortized import Amortized
 from training.inference.likelihoods import UserFunction
-from training.inference.region import DRAWS, HERE, Bounds, Region, Restricted, restricted
+from training.inference.region import DRAWS, EXACT, HERE, Bounds, Region, Restricted, restricted
 from training.measure.posterior.calibration import undetected_narrowness
 from training.models import model as models
 from training.models import training
@@ -40,17 +41,16 @@ from training.models.checkpoint import fingerprint
 from training.models.conversion import ROW, left_alone, numbers_of, ranges_of, table_of
 from training.models.draws import PosteriorDraws
 from training.models.inference import InferenceTask
+from training.models.model import weights_help
 from training.models.posterior_checking import cases_of, check
 from training.models.posterior_reports import CheckReport, report_files, write_numbers
 from training.models.posterior_sampling import Observed, SampledPosteriors, sample
 from training.models.simulating import run_simulator
-from training.names import FEWEST_RUNS, script
+from training.names import FEWEST_RUNS, LIKELIHOOD, script
 from training.settings.declared import from_values
-from training.settings.inference import PriorOptions, SamplerOptions
 from training.settings.posterior import CheckSettings, RoundsSettings, SampleSettings
-from training.settings.train import TrainSettings
+from training.settings.train import CONDITIONAL, TrainSettings
 from training.subjects.parameter_priors import ParameterPrior
-from training.trained.network import TrainedNetwork
 
 SHRINKS = 0.8
 """Largest fraction of the previous region for which a new region gets its own training."""
@@ -60,6 +60,13 @@ LOST = 0.5
 If there are more, the observation is out of distribution for the simulations in the region, and the
 region has lost its parameters.
 """
+MOST_COMPARED, COMPARED_DRAWS = 200, 2000
+"""Largest number of held-out simulations that decide whether draws are weighted, and number of
+draws for each.
+"""
+POSTERIOR = "network"
+FOLDERS = {POSTERIOR: "training", LIKELIHOOD: LIKELIHOOD}
+"""Run directories of the networks of a round, by the names of the networks and their files."""
 
 
 @dataclass(frozen=True)
@@ -160,13 +167,18 @@ class StoredRound:
         facts: Facts about the simulations.
         bounds: Bounds of the region of the round; None if the region equals that of its base.
         table: Simulations in the region.
-        model: Trained model; None before the training.
+        networks: Trained networks by name: the posterior and, of the last round, the likelihood.
     """
 
     facts: RoundFacts
     bounds: Bounds | None
     table: DataTable
-    model: TrainedNetwork | None = None
+    networks: dict[str, models.Model] = field(default_factory=dict)
+
+    @property
+    def model(self) -> models.Model:
+        """The trained posterior."""
+        return self.networks[POSTERIOR]
 
 
 class RoundsInMemory:
@@ -187,20 +199,22 @@ class RoundsInMemory:
         """Return the path of a round's unfinished simulations; None for no file."""
         return None
 
-    def train(self, number: int, name: str, values: Mapping[str, Any]) -> None:
-        """Train the model of a round, unless it is trained.
+    def train(self, number: int, network: str, name: str, values: Mapping[str, Any]) -> None:
+        """Train a network of a round, unless it is trained.
 
         Args:
             number: Number of the round.
+            network: Name of the network.
             name: Name of the data.
             values: Options of the training, by name.
         """
         made = self._rounds[number]
-        if made.model is None:
+        if network not in made.networks:
             settings = from_values(TrainSettings, {**values, "data": made.table})
             with left_alone():
                 trained = training.train(settings, training.training_of(settings, made.table, name))
-            made.model = trained.model
+            assert trained.model is not None
+            made.networks[network] = models.Model.from_trained(trained.model)
 
     def save_draws(self, sampled: SampledPosteriors, schedule: str) -> None:
         """Write nothing."""
@@ -387,8 +401,8 @@ class Round:
 
         return restricted(candidates, region, count, enough, share)
 
-    def train(self) -> None:
-        """Train the posterior, unless it exists."""
+    def train(self, network: str = POSTERIOR) -> models.Model:
+        """Train a network of the round unless it exists, and return it."""
         settings = self.question.settings
         values = {
             **settings.training.named(*settings.training.typed),
@@ -397,18 +411,64 @@ class Round:
             "seed": settings.seed,
             "device_name": settings.run.device_name,
         }
-        self.store.train(self.number, self.question.name, values)
+        if network == LIKELIHOOD:
+            values = {name: value for name, value in values.items() if name not in CONDITIONAL}
+            values |= {"cond": False, "likelihood": True}
+        self.store.train(self.number, network, self.question.name, values)
+        return self.made.networks[network]
 
-    def opened(self, region: Region, chains: int, draws: int) -> InferenceTask:
-        """Return the task of drawing from the round's posterior in a region."""
+    def weights(self, region: Region) -> Mapping[str, Any]:
+        """Return the options that weight draws by a likelihood; empty if that is not better.
+
+        The likelihood is learned from the simulations of the round. Weights are used if they
+        increase the mean log density of its held-out simulations, within the region.
+        """
+        rows = self.made.table.held_out_rows
+        if not len(rows):
+            logger.info("Draws are not weighted by a likelihood: no simulation is held out")
+            return {}
+        rows = rows.at(slice(MOST_COMPARED))
+        try:
+            given = {"correct": self.train(LIKELIHOOD), "prior": self.question.prior}
+            own, weighted = (
+                self._densities(self.opened(region, 1, COMPARED_DRAWS, each), rows)
+                for each in ({}, given)
+            )
+        except (DataError, UsageError) as error:
+            logger.info(f"Draws are not weighted by a likelihood: {error}")
+            return {}
+        return given if weights_help(own, weighted) else {}
+
+    def _densities(self, task: InferenceTask, rows: Rows) -> np.ndarray:
+        """Return log densities ``[N]`` of parameters given their data, within the region."""
+        assert rows.conditions is not None
+        with process_group(self.question.settings.run.device_name) as device:
+            posterior = task.on(device).amortized(task.on(device).fine, rows.conditions.to(device))
+            points, places = rows.points[:, None].to(device), torch.arange(len(rows.points))
+            return posterior.log_prob(points, places, EXACT).log_prob[:, 0].cpu().numpy()
+
+    def opened(
+        self, region: Region, chains: int, draws: int, weights: Mapping[str, Any] | None = None
+    ) -> InferenceTask:
+        """Return the task of drawing from the round's posterior in a region.
+
+        Args:
+            region: The region.
+            chains: Number of chains.
+            draws: Number of draws per chain.
+            weights: See ``weights``; None for none.
+        """
         settings = self.question.settings
-        sampling = SampleSettings(
-            save_dir=settings.save_dir,
-            prior=PriorOptions(network=self.made.model),
-            condition=settings.observation,
-            sampler=SamplerOptions(chains=chains, draws=draws, seed=settings.seed),
-            run=settings.run,
-        )
+        values = {
+            "save_dir": settings.save_dir,
+            "network": self.made.model,
+            "condition": settings.observation,
+            "chains": chains,
+            "draws": draws,
+            "seed": settings.seed,
+            **(weights or {}),
+        }
+        sampling = replace(from_values(SampleSettings, values), run=settings.run)
         return replace(InferenceTask.open(sampling), region=region)
 
     def posterior(self, region: Region, device: torch.device) -> Amortized:
@@ -443,12 +503,12 @@ class RoundsResult:
 
     Attributes:
         sampled: Draws of the last posterior.
-        model: TrainedNetwork of the last posterior.
+        model: Model of the last posterior.
         check: Check on held-out simulations of the last round; None if there are too few.
     """
 
     sampled: SampledPosteriors
-    model: TrainedNetwork
+    model: models.Model
     check: CheckReport | None
 
 
@@ -492,18 +552,19 @@ class RoundsInFolder(RoundsInMemory):
         """Return the path of the JSON of facts about a round's simulations."""
         return self.round(number) / f"{self._task.name}_params.json"
 
-    def network(self, number: int) -> Path:
-        """Return the path of the network file of a round's posterior."""
-        return self.round(number) / "network.pkl"
+    def network(self, number: int, network: str) -> Path:
+        """Return the path of a network file of a round."""
+        return self.round(number) / f"{network}.pkl"
 
     def get(self, number: int) -> StoredRound | None:
         """Return a round, from 1 on; None if it was not simulated yet."""
         made = super().get(number)
         if made is None and self.data(number).exists():
             made = StoredRound(*load_round(self.facts(number)), load_table(self.data(number)))
+            for network in FOLDERS:
+                if (path := self.network(number, network)).exists():
+                    made.networks[network] = models.Model.load(path)
             super().add(number, made)
-        if made is not None and made.model is None and self.network(number).exists():
-            made.model = models.Model.load(self.network(number))
         return made
 
     def partial(self, number: int) -> Path:
@@ -518,13 +579,13 @@ class RoundsInFolder(RoundsInMemory):
         save_table(self.data(number), made.table)
         self.partial(number).unlink()
 
-    def train(self, number: int, name: str, values: Mapping[str, Any]) -> None:
-        """Train the model of a round in its own run directory, unless it is trained."""
+    def train(self, number: int, network: str, name: str, values: Mapping[str, Any]) -> None:
+        """Train a network of a round in its own run directory, unless it is trained."""
         made = self.get(number)
         assert made is not None
-        if made.model is not None:
+        if network in made.networks:
             return
-        folder = self.round(number) / "training"
+        folder = self.round(number) / FOLDERS[network]
         shutil.rmtree(folder, ignore_errors=True)  # remains of an interrupted run
         given = {**values, "data": self.data(number), "outdir": folder, "nosubdir": True}
         settings, _ = training.settled(from_values(TrainSettings, given), "data")
@@ -532,8 +593,9 @@ class RoundsInFolder(RoundsInMemory):
             start = training.training_of(settings, self.data(number), name)
             path = training.train(settings, start).path
         assert path is not None
-        with atomic_path(self.network(number)) as temporary:
+        with atomic_path(self.network(number, network)) as temporary:
             shutil.copyfile(path, temporary)
+        made.networks[network] = models.Model.load(self.network(number, network))
 
     def save_draws(self, sampled: SampledPosteriors, schedule: str) -> None:
         """Write the draws of the last posterior."""
@@ -618,7 +680,7 @@ def rounds(
     store = RoundsInMemory() if outdir is None else RoundsInFolder.of(task)
     with left_alone():
         result = in_rounds(task, store)
-    return PosteriorDraws.from_sampled(result.sampled, models.Model.from_trained(result.model))
+    return PosteriorDraws.from_sampled(result.sampled, result.model)
 
 
 def in_rounds(task: RoundsTask, store: RoundsInMemory) -> RoundsResult:
@@ -636,13 +698,13 @@ def in_rounds(task: RoundsTask, store: RoundsInMemory) -> RoundsResult:
     for each in listed:
         del each["fingerprint"]
     more = {"options": settings.recorded(), "rounds": listed}
-    opened = last.opened(region, settings.chains, settings.draws)
+    weights = {} if settings.fast else last.weights(region)
+    opened = last.opened(region, settings.chains, settings.draws, weights)
     seen = Observed.of(opened)
     with process_group(settings.run.device_name) as device:
         sampled = sample(opened.on(device), seen, more=more)
     held_out, model = int(last.made.table.held_out.sum()), last.made.model
     assert sampled is not None
-    assert model is not None
     store.save_draws(sampled, model.denoiser.schedule.name)
     if held_out < FEWEST_RUNS:
         logger.warning(
@@ -651,15 +713,17 @@ def in_rounds(task: RoundsTask, store: RoundsInMemory) -> RoundsResult:
         )
         return RoundsResult(sampled, model, None)
     logger.info(f"Check within the region, on {held_out} held-out simulations:")
-    checking = CheckSettings(
-        save_dir=settings.save_dir,
-        prior=PriorOptions(network=model),
-        truth="data",
-        data_root=last.made.table,
-        runs=min(held_out, MOST_CHECKED),
-        sampler=SamplerOptions(seed=settings.seed),
-        run=replace(settings.run, overwrite=True),
-    )
+    values = {
+        "save_dir": settings.save_dir,
+        "network": model,
+        "truth": "data",
+        "data_root": last.made.table,
+        "runs": min(held_out, MOST_CHECKED),
+        "seed": settings.seed,
+        **weights,
+    }
+    checking = from_values(CheckSettings, values)
+    checking = replace(checking, run=replace(settings.run, overwrite=True))
     task_of_check = replace(InferenceTask.open(checking), region=region)
     began, cases = perf_counter(), cases_of(task_of_check)
     with process_group(settings.run.device_name) as device:

@@ -500,8 +500,9 @@ class RoundsSettings(
 
     The method is truncated sequential neural posterior estimation (TSNPE). Each round draws
     parameters from the prior, within the region with 99.99 % of the previous posterior's mass,
-    simulates data and trains on all simulations in the region. Run the same command again to
-    continue.
+    simulates data and trains on all simulations in the region. Draws of the last posterior are
+    weighted by a likelihood learned from the same simulations, if held-out simulations gain by it.
+    Run the same command again to continue.
 
     \b
     Files: round1/, round2/, ...               simulations, their records, and networks
@@ -535,6 +536,12 @@ class RoundsSettings(
         type=Whole(min=FEWEST),
         default=10_000,
         help="Total number of simulations, split equally between the rounds.",
+    )
+    fast: bool = option(
+        is_flag=True,
+        idle=True,
+        help="Leave out the likelihood, which is learned from the last simulations and weights the "
+        "draws. It takes about half of the training time, and makes widths more accurate.",
     )
     chains: int = option(
         default=4, help="Number of chains that the written draws are divided into."
