@@ -446,7 +446,7 @@ def test_a_learned_likelihood_corrects_posteriors_if_the_prior_is_known(caplog):
     with (
         mock.patch("training.learning.gaussian_start.STEPS", 200),
         mock.patch("training.subjects.table_spaces.FEW_STEPS", 20),
-        mock.patch("training.models.datasets.MOST_COMPARED", 20),
+        mock.patch("training.models.model.MOST_COMPARED", 20),
         caplog.at_level("INFO"),
     ):
         posterior = Simulations(theta, data, bounds=bounds).posterior(**options)
