@@ -145,6 +145,7 @@ def quick_endings():
         mock.patch.multiple("training.learning.mixture_start", EM_STEPS=12, STEPS_OF_ONE=30),
         mock.patch("training.learning.finishing.NODES", 5),
         mock.patch("training.learning.held_out.TABLE_DRAWS", 500),
+        mock.patch("training.learning.gaussian_start.STEPS", 200),
         mock.patch("training.subjects.table_spaces.PILOT_STEPS", 20),
         mock.patch("training.learning.run.find_integrations", rough_courses),
         mock.patch("training.subjects.table_training.MOST_STEPS", 0),

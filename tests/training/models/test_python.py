@@ -444,7 +444,6 @@ def test_a_learned_likelihood_corrects_posteriors_if_the_prior_is_known(caplog):
     bounds = {"theta1": (-1, 1)}
     options = {**FEW, "linear_start": "on", "bounded": "map"}
     with (
-        mock.patch("training.learning.gaussian_start.STEPS", 200),
         mock.patch("training.subjects.table_spaces.FEW_STEPS", 20),
         mock.patch("training.models.model.MOST_COMPARED", 20),
         caplog.at_level("INFO"),
