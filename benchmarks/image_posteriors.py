@@ -113,7 +113,7 @@ def main(
     flow, shape = subject.flow, subject.image_shape
     assert shape is not None
     latents = {"latents": (flow.times(LATENT_STEPS), get_solver("exp_ab2"))}
-    prior = replace(subject.prior(*flow.integration("look"), False), integrations=latents)
+    prior = replace(subject.prior(*flow.integration("look")), integrations=latents)
     likelihood = likelihood_of(seen, noise, shape)
     truth = subject.truths(data, images, 0)
     if truths == "flow":

@@ -169,7 +169,7 @@ def of_network(path: str) -> Prior:
     subject = open_prior(TrainedNetwork.open(path))
     flow = subject.flow
     integrations = {"latents": (flow.times(10), get_solver("exp_ab2"))}
-    prior = replace(subject.prior(*flow.integration("look"), False), integrations=integrations)
+    prior = replace(subject.prior(*flow.integration("look")), integrations=integrations)
     return replace(prior, unit=prior.unit * STEP, origin=(prior.origin - 127.5) / STEP)
 
 

@@ -197,12 +197,12 @@ LEARNED_SOLVER, LEARNED_STEPS = "exp_rk5", 5
 """Solver and steps for draws of a neural posterior, where the network file has no others."""
 LEARNED_POOL = 2**14
 """Number of prior draws in a pool where a network models the likelihood, which is expensive."""
-MOST_DEBLURRED = 16
+MOST_SHARPENED = 16
 """Largest number of dimensions where full Jacobians of a denoiser are computed."""
+CHAINS = 4
+"""Number of Markov chains, or of populations of particles, per posterior; R-hat compares them."""
 FEWEST_RUNS = 20
 """Smallest number of runs in a check of posteriors."""
-FEWEST_NEIGHBORS, NEIGHBORS = 20, 100
-"""Smallest and default number of simulations that are tested near an observation."""
 AMORTIZED_ROWS, AMORTIZED_CUDA_ROWS = 1024, 8192
 """Number of points per evaluation where only draws are wanted, on a CPU and on CUDA. On a CPU the
 data must fit into its cache, also for an ensemble: 2,048 points take half as long again per point.

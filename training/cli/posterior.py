@@ -1,5 +1,6 @@
 """Posteriors, and tests and comparisons of them: the commands of ``posterior.py``."""
 
+from math import ceil
 from pathlib import Path
 from time import perf_counter
 
@@ -32,9 +33,8 @@ from training.models import (
 )
 from training.models import posterior_reports as results
 from training.models.inference import InferenceTask
-from training.models.integration_settings import recorded_eps
 from training.models.reports import warn_if_longer
-from training.names import FEWEST_RUNS, UNSOUND
+from training.names import CHAINS, FEWEST_RUNS, UNSOUND
 from training.paper.mixtures import Components, MixturePlan, recover
 from training.settings.posterior import (
     POINTS,
@@ -110,12 +110,12 @@ def calibrate(settings: CalibrateSettings) -> None:
     """Calibrate a network on a calibration set, and write the calibrated network file."""
     began = perf_counter()
     dest = settings.dest or local_file(settings.prior.network)
-    task, rows, functions = calibration.opened(settings, dest)
+    task, rows = calibration.opened(settings, dest)
     values_file, numbers_file = files_of(task, "posterior_calibration", ".npz")
     parts = numbers_file.with_suffix(".part")
     with distributed.process_group(settings.run.device_name) as device:
         reserve([values_file, numbers_file], settings.run.overwrite)
-        result = calibration.calibrate(task.on(device), rows, functions, parts)
+        result = calibration.calibrate(task.on(device), rows, parts)
         if result is not None:
             named = [] if task.subject.of_sets else task.subject.condition_names
             beside = calibration.over_conditions(result.guarantee, rows, named)
@@ -227,9 +227,7 @@ def mixture(settings: MixtureSettings) -> None:
         drawn = {"weights": result.draws, "observed": result.observed}
         drawn |= {"log_evidence": result.log_evidence, "mean": mean, "std": std}
         MIXTURE.save(draws_file, {**drawn, "truth": result.truth})
-        options = settings.recorded(
-            eps=recorded_eps(settings.prior.eps, task.latent), device_name=str(device)
-        )
+        options = settings.recorded(device_name=str(device))
         content = {
             "components": {"mean": mean.tolist(), "std": std.tolist()},
             "points": fine.kind,
@@ -257,6 +255,7 @@ def mixture_plan(options: MixtureOptions, dim: int) -> MixturePlan:
     weights = true_weights(options, components.count)
     return options.into(
         MixturePlan,
+        draws=ceil(options.draws / CHAINS),
         components=components,
         weights=None if weights is None else components.mean.new_tensor(weights),
         points=options.points or POINTS,

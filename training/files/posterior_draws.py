@@ -34,8 +34,7 @@ from dnnlib.files import atomic_path, require_room
 from training.data.images.stacks import checked_range
 from training.files.declared import BYTE, WHOLE, Arrays, Format, Key, ResultFile
 from training.files.netcdf import SavedNumbers, open_netcdf
-from training.inference.amortized import SAMPLER
-from training.inference.draws import Draws
+from training.inference.draws import AMORTIZED, Draws
 from training.inference.likelihoods import Gaussian, Likelihood, MatrixMap
 from training.names import script
 
@@ -241,7 +240,7 @@ def _save_draws(
         densities = {"log_likelihood": draws.log_likelihood}
         if draws.log_density is not None:
             densities = {"lp": draws.log_density}
-        elif SAMPLER in draws.sampler:  # no density is known
+        elif AMORTIZED in draws.sampler:  # no density is known
             densities = {}
         for name, each in densities.items():
             if name not in stats.variables:

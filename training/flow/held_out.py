@@ -19,8 +19,9 @@ class HeldOut(nn.Module):
 
     Args:
         truths: n, the number of held-out cases.
-        quantities: Names of Q quantities: the coordinates, then the user's functions.
-        functions: Number of user functions among the quantities.
+        quantities: Names of Q quantities: the coordinates, then functions of them.
+        functions: Number of functions among the quantities; files of earlier versions can have
+            some.
         conditions: C, the number of observation coordinates; 0 if distances between observations
             are not computed.
         oddities: Names of K scores that are large for out-of-distribution observations.

@@ -29,13 +29,12 @@ from torch_utils.streams import Stream
 from training.flow.bin_averages import cell_log_prob, has_cells
 from training.flow.coordinates.coordinates import Coordinates
 from training.flow.likelihood import Density, Trace
-from training.inference.draws import Draws, OnPart, weighted_picks, z_order
+from training.inference.draws import AMORTIZED, Draws, OnPart, weighted_picks, z_order
 from training.inference.prior import Prior
 from training.measure.posterior.importance import smoothed_weights
 
 LogPosterior = Callable[[Tensor, Tensor], Tensor]
 """Log densities ``[N]``, up to a constant, of points ``[N, D]`` given conditions ``[N, C]``."""
-SAMPLER = "flow"
 MASS_ERROR, FEWEST_MASS_POINTS, MOST_MASS_POINTS = 0.01, 2**7, 2**13
 """Target standard error of the log probability within the bounds, in nats, and the smallest and
 largest number of points used to estimate it.
@@ -55,13 +54,12 @@ class Amortized:
         conditions: The observations, ``[M, C]``.
         rows: Number of points per network block. With blocks of one size, a posterior does not
             depend on the observations that are sampled in the same call.
-        chains: Number of chains, C.
-        draws: Number of draws per chain, S.
+        draws: Number of draws per observation, S.
         seed: Random seed of all draws.
         trace: Method for the Jacobian traces of log densities; None for no log densities.
         log_posterior: Log posterior up to a constant, to correct the draws by importance
             resampling; None for no correction.
-        fewer: Whether draws may be repeated to reach S per chain, if nearly all draws for an
+        fewer: Whether draws may be repeated to reach S, if nearly all draws for an
             observation are out of bounds. The statistic ``distinct`` counts the different draws.
         region: Function from points ``[N, D]`` to a mask ``[N]`` of admissible points. Other points
             are redrawn, like points out of bounds. None to admit all points.
@@ -73,7 +71,6 @@ class Amortized:
     prior: Prior
     conditions: Tensor
     rows: int
-    chains: int
     draws: int
     seed: int
     trace: Trace | None = None
@@ -90,12 +87,12 @@ class Amortized:
             on_part: Called with the fraction of the work done since the last call.
 
         Returns:
-            S draws of C chains for each of the m observations.
+            S draws for each of the m observations, in a single chain.
 
         Raises:
             DataError: A point or its density is not finite, or nearly all draws are out of bounds.
         """
-        size, numbers = self.chains * self.draws, places.tolist()
+        size, numbers = self.draws, places.tolist()
         draws = self._proposed(
             torch.cat([self._noise(place, size, 0) for place in numbers]),
             places.repeat_interleave(size),
@@ -113,7 +110,7 @@ class Amortized:
                 stats["distinct"] = proposed.new_tensor(distinct)
             parts = [part.spread(size) for part, _, _ in within]
             proposed = proposed.new_tensor([count for _, count, _ in within])
-        shape = (len(numbers), self.chains, self.draws)
+        shape = (len(numbers), 1, size)
         density = [part.density for part in parts if part.density is not None]
         w, points = (torch.cat([getattr(part, key) for part in parts]) for key in ("w", "points"))
         possible = self.prior.possible(points)
@@ -123,7 +120,7 @@ class Amortized:
             w.view(*shape, -1),
             points.view(*shape, -1),
             w.new_full(shape, torch.nan),
-            [SAMPLER] * len(numbers),
+            [AMORTIZED] * len(numbers),
             draws.calls * proposed,
             stats,
             torch.cat(density).view(shape) if density else None,
@@ -193,7 +190,7 @@ class Amortized:
         if self.prior.flow.coordinates is not None:
             inside = self._is_inside(points, self.prior.flow.coordinates)
             wanted = wanted.masked_fill(~(inside & self.prior.possible(points)), -torch.inf)
-        error = (1 / worth - 1 / (self.chains * self.draws)).clamp_min(0).sqrt()
+        error = (1 / worth - 1 / self.draws).clamp_min(0).sqrt()
         error = error.to(wanted)[:, None].expand_as(wanted)
         return Density(wanted - evidence.to(wanted)[:, None], error)
 

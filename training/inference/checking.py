@@ -68,8 +68,8 @@ def true_points_of_data(
 ) -> Truths:
     """Use held-out points ``[R, D]`` as the true points of calibration runs.
 
-    Unless the prior is deblurred, the noise of the first (least noisy) time is added before the
-    points are mapped to standard normal variables, since draws of the prior contain this noise too.
+    The noise of the first (least noisy) time is added before the points are mapped to standard
+    normal variables, since draws of the prior contain this noise too.
 
     Args:
         target: Target with the prior and, if there are any, the conditions of each run; its
@@ -81,8 +81,6 @@ def true_points_of_data(
             being the held-out points themselves.
     """
     prior = target.prior
-    if prior.deblurred:
-        return Truths(points, None)
     start = prior.times[0]
     noise = torch.cat(
         [
@@ -186,7 +184,6 @@ def check_learned(
     names: Sequence[str],
     references: Tensor | None,
     on_part: OnPart = None,
-    functions: Functions = MappingProxyType({}),
 ) -> RunValues:
     """Draw from the amortized posteriors of some runs, and compute their calibration statistics.
 
@@ -198,13 +195,11 @@ def check_learned(
         references: Reference points of the TARP test ``[m, D]``; None for points that do not depend
             on the conditions.
         on_part: Called with the fraction of the work done since the last call.
-        functions: Further functions of points whose values are ranked.
     """
     # Where no exact trace was requested, two random probes are enough: their error affects true
     # points and draws alike, so ranks remain uniform.
     trace = amortized.trace or Trace(probes=2)
-    along = None if amortized.prior.deblurred else trace
-    drawn = replace(amortized, trace=along, fewer=True).sample(places, on_part)
+    drawn = replace(amortized, trace=trace, fewer=True).sample(places, on_part)
     points, truths = drawn.points.flatten(1, 2), truths.to(drawn.points)
     if drawn.log_density is None:
         density = amortized.log_density(torch.cat([truths[:, None], points], 1), places, trace)
@@ -220,13 +215,12 @@ def check_learned(
         truths,
         seeded_generator("cpu", hash_seed(amortized.seed, int(places[0]))),
         names=names,
-        others={DENSITY: scalar, **_of_functions(functions, points, truths)},
+        others={DENSITY: scalar},
         log_density=scalar,
         references=None if references is None else references.to(points),
         scale=covariance.diagonal().sqrt(),
         effective=drawn.stats.get("effective_size", drawn.stats.get("distinct")),
     )
-    # True points that are blurred follow another distribution than draws that are deblurred.
     known = drawn.log_density is not None and trace.is_exact(truths.shape[1])
     of_truths = scalar[1]
     if amortized.log_posterior:

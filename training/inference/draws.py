@@ -208,6 +208,10 @@ POOLED = ("pool", "refined")
 """Samplers whose draws are independent, so that only their weights determine the effective sample
 size.
 """
+AMORTIZED = "flow"
+"""Name of the sampler of amortized posteriors."""
+INDEPENDENT = {*POOLED, AMORTIZED, GAUSSIAN}
+"""Samplers whose draws are independent, so that they have no chains to compare."""
 WEIGHTED = (*POOLED, "annealed")
 """Samplers that start from a pool and report importance weights: those above, and the one whose
 chains are populations.
@@ -284,6 +288,15 @@ class Draws:
     def without_draws(self) -> "Draws":
         """Return a copy with the statistics of each observation, but without its draws."""
         return self._each(lambda values: values[:, :, :0])
+
+    @property
+    def independent(self) -> bool:
+        """Whether all samplers make independent draws, which belong to no chain."""
+        return {*self.sampler} <= INDEPENDENT
+
+    def in_one_chain(self) -> "Draws":
+        """Return the draws of all chains of an observation as one chain."""
+        return self._each(lambda values: values.flatten(1, 2)[:, None])
 
     def chosen(self, picks: Tensor) -> "Draws":
         """Select draws from each chain by their indices ``picks [M, C, S']``."""

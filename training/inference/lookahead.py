@@ -503,8 +503,6 @@ def no_lookahead(target: Target) -> str | None:
         return f"twisted does not support {reason}"
     prior = target.prior
     flow = prior.flow
-    if prior.deblurred:
-        return "twisted does not support noise-free points (--deblur)"
     if flow.basis.dim > MOST_DIMENSIONS:
         return f"twisted supports at most {MOST_DIMENSIONS} dimensions"
     if len(target.alike()) > MOST_LABELS:

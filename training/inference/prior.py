@@ -2,16 +2,9 @@
 
 The flow maps latents to points one to one, and the distribution of latents (``flow.latent``) maps
 standard normal variables to latents, so that ``x = generate(unwhiten(w))`` with ``w ~ N(0, I)``.
-These points include the noise of the first time, of variance gamma0: they are *blurred*. The clean
-point e behind x has, to second order in that noise (Tweedie; Efron 2011, equations 1.5 and 2.7),
-the distribution
-
-    e | x ~ N(D(x, 0), gamma0 dD/dx),
-
-which is sampled with ``D`` further standard normal variables: the prior is then *deblurred*.
-
-Alternatively, without further variables and with a density, one more Euler step continues the ODE
-in the variance of the noise, dx/dgamma = (x - D(x)) / (2 gamma), from gamma0 to 0:
+These points include the noise of the first time, of variance gamma0: they are *blurred*. One more
+Euler step continues the ODE in the variance of the noise, dx/dgamma = (x - D(x)) / (2 gamma), from
+gamma0 to 0:
 
     x -> (x + D(x, 0)) / 2,
 
@@ -28,13 +21,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from dnnlib.errors import UsageError
 from training.flow.integration_choice import EqualErrorGrid
 from training.flow.integrations import USES
 from training.flow.likelihood import DivergenceIntegral, Trace
 from training.flow.pfode import ProbabilityFlow
 from training.flow.solvers import Solver
-from training.names import MOST_DEBLURRED
 
 MAX_ITERATIONS = 40
 """Number of fixed-point iterations that invert a last step; each halves the error."""
@@ -61,7 +52,6 @@ class Prior:
         flow: The flow; its network is not called in blocks, since callers make the blocks.
         times: Integration times, increasing ``[steps + 1]``.
         solver: Solver of the integrations.
-        deblurred: Whether points are noise-free: each is drawn given a noisy point of the flow.
         unit: Size of the user's unit in the units of the flow; for images, the user's unit is a
             gray level.
         origin: Position of the flow's 0 in the user's units.
@@ -74,25 +64,17 @@ class Prior:
     flow: ProbabilityFlow
     times: Tensor
     solver: Solver
-    deblurred: bool = False
     unit: float = 1.0
     origin: float = 0.0
     sharpened: bool = False
     integrations: Mapping[str, tuple[Tensor, Solver]] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if self.deblurred and self.flow.basis.dim > MOST_DEBLURRED:
-            raise UsageError(
-                f"--deblur computes Jacobians of the denoiser in at most {MOST_DEBLURRED} "
-                f"dimensions, but the data have {self.flow.basis.dim}: leave it out"
-            )
 
     @property
     def kind(self) -> str:
         """Description of the noise in the points, as written to results."""
         if self.sharpened:
             return "without the noise of the first time (first-order correction)"
-        return "clean" if self.deblurred else "with the noise of the first time"
+        return "with the noise of the first time"
 
     def way(self, use: str) -> tuple[Tensor, Solver]:
         """Return the times ``[steps + 1]`` and the solver of an integration.
@@ -133,7 +115,7 @@ class Prior:
     @property
     def dim(self) -> int:
         """Number of standard normal variables per point."""
-        return self.flow.basis.dim * (1 + self.deblurred)
+        return self.flow.basis.dim
 
     def points(
         self, w: Tensor, conditions: dict[str, Tensor] | None = None, differentiable: bool = False
@@ -164,15 +146,9 @@ class Prior:
             differentiable: Whether gradients flow back to w.
         """
         flow = self._given(conditions)
-        dim = flow.basis.dim
-        latents = flow.latent_law(self.times[-1]).unwhiten(w[:, :dim])
+        latents = flow.latent_law(self.times[-1]).unwhiten(w)
         trajectory = flow.generate(latents, self.times, self.solver, differentiable=differentiable)
-        end, calls = trajectory.end, trajectory.calls
-        scale = flow.schedule.scale(self.times[0])
-        if self.deblurred:
-            denoised, root = self.behind(end / scale, conditions)
-            return Generated(denoised + (root @ w[:, dim:, None])[:, :, 0], calls + dim)
-        states = end / scale
+        states, calls = trajectory.end / flow.schedule.scale(self.times[0]), trajectory.calls
         if self.sharpened:
             states, calls = (states + flow.denoiser(states, self.times[0]).double()) / 2, calls + 1
         return Generated(states, calls)
@@ -207,12 +183,7 @@ class Prior:
 
         Raises:
             DataError: A point or its density is not finite.
-            UsageError: The prior is deblurred, and has no density.
         """
-        if self.deblurred:
-            raise UsageError(
-                "noise-free points have no log density: leave out --deblur or --log_prob"
-            )
         flow = self._given(conditions)
         times, solver = self.way("points_and_densities")
         integral = DivergenceIntegral(solver, trace, slice(0, len(w)), flow.basis.dim)
@@ -361,21 +332,6 @@ class Prior:
         given = {k: v.repeat_interleave(BLUR_DRAWS, dim=0) for k, v in (conditions or {}).items()}
         noisy = self.of_states(states.flatten(0, 1), given).view_as(states)
         return noisy.std(dim=1)
-
-    def behind(self, states: Tensor, conditions: dict[str, Tensor] | None) -> tuple[Tensor, Tensor]:
-        """Return the mean and the covariance of the clean state, given each noisy state ``[N, D]``.
-
-        The noisy states are unscaled, at the first (least noisy) time.
-
-        Returns:
-            Means ``[N, D]``, and square roots ``[N, D, D]`` of the covariances.
-        """
-        flow = self._given(conditions)
-        denoised, jacobian = self._denoised_with_jacobian(flow, states)
-        covariance = jacobian * flow.schedule.noise_variance(self.times[0])
-        variance, axes = torch.linalg.eigh((covariance + covariance.mT) / 2)
-        # A trained denoiser's Jacobian can have slightly negative eigenvalues; a covariance cannot.
-        return denoised, axes * variance.clamp_min(0).sqrt()[:, None, :]
 
     def _last_step(
         self, flow: ProbabilityFlow, states: Tensor, differentiable: bool = False

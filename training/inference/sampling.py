@@ -50,7 +50,7 @@ from training.measure.posterior.importance import (
     log_mean,
     smoothed_weights,
 )
-from training.names import MOST_TESTED, PARTICLE_STEPS, SAMPLERS, WARMUP
+from training.names import CHAINS, MOST_TESTED, PARTICLE_STEPS, SAMPLERS, WARMUP
 
 KERNELS: dict[str, type[Kernel]] = {kernel.name: kernel for kernel in (Elliptical, Hamiltonian)}
 FIRST = 2**14
@@ -86,8 +86,6 @@ class SamplingPlan:
             approximations, where there is no time for a sampler.
         chains: Number of chains per observation, C.
         draws: Number of draws per chain, S.
-        warmup: Number of steps before the draws; None for the sampler's default.
-        thin: Number of steps per draw.
         pool: Number of prior draws, for ``auto``, ``pool``, ``refined`` and ``annealed``.
         first: Number of prior draws in the first round of ``auto``, if the data have few
             dimensions; equal to ``pool`` if many observations share the draws.
@@ -100,10 +98,8 @@ class SamplingPlan:
     """
 
     sampler: str = "auto"
-    chains: int = 4
+    chains: int = CHAINS
     draws: int = 1000
-    warmup: int | None = None
-    thin: int = 1
     pool: int = 2**17
     first: int = FIRST
     seed: int = 0
@@ -368,8 +364,8 @@ def _chains(problem: Problem, plan: SamplingPlan, pool: Pool | None, on_part: On
         raise UsageError(
             "hmc needs gradients, which this likelihood does not have: choose another sampler"
         )
-    warmup = WARMUP[plan.sampler] if plan.warmup is None else plan.warmup
-    steps = warmup + plan.draws * plan.thin
+    warmup = WARMUP[plan.sampler]
+    steps = warmup + plan.draws
 
     def run_on(coarse: Target, on_coarse: OnPart) -> Draws:
         return run_chains(
@@ -379,7 +375,6 @@ def _chains(problem: Problem, plan: SamplingPlan, pool: Pool | None, on_part: On
             plan.chains,
             warmup,
             plan.draws,
-            plan.thin,
             (lambda: on_coarse(1 / steps)) if on_coarse else None,
         )
 

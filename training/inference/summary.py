@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from dnnlib.numbers import rounded
-from training.inference.amortized import SAMPLER
-from training.inference.draws import GAUSSIAN, POOLED, WEIGHTED, Draws
+from training.inference.draws import AMORTIZED, GAUSSIAN, INDEPENDENT, WEIGHTED, Draws
 from training.measure.posterior.convergence import convergence
 from training.measure.posterior.importance import k_threshold
 from training.names import MOST_TESTED
@@ -45,7 +44,7 @@ RULE = (
 
 REASONS = {
     "worth": "Effective sample size is too small{number}. Give more --draws{more}.",
-    "chains": "Chains disagree{number}. Give more --draws or --warmup, or another --sampler.",
+    "chains": "Chains disagree{number}. Give more --draws, or another --sampler.",
     "test": (
         "Fresh draws from a wider proposal, with a finer integration, differ in mean "
         "or standard deviation, or are too few to compare. Choose another --sampler, "
@@ -219,8 +218,8 @@ def _of_one(draws: Draws, index: int, pool: int) -> tuple[Tensor, ...]:
     common = (flat.mean(dim=0), std, _quantiles(flat, levels))
     nan = torch.full_like(std, torch.nan)
     name, stats = draws.sampler[index], {k: v[index] for k, v in draws.stats.items()}
-    weighted = "pareto_k" in stats and name in (*WEIGHTED, SAMPLER)
-    chains = None if name in (*POOLED, SAMPLER, GAUSSIAN) else convergence(points)
+    weighted = "pareto_k" in stats and name in (*WEIGHTED, AMORTIZED)
+    chains = None if name in INDEPENDENT else convergence(points)
     r_hat = nan if chains is None else chains.r_hat
     if chains is None or weighted:
         worth = stats["effective_size"] if weighted else torch.tensor(float(len(flat)))
@@ -230,9 +229,9 @@ def _of_one(draws: Draws, index: int, pool: int) -> tuple[Tensor, ...]:
         bulk, tail, errors = chains.ess_bulk, chains.ess_tail, (chains.mcse_mean, chains.mcse_std)
     failed = dict.fromkeys(REASONS, False) | {"time": name == GAUSSIAN}
     measured = (*common, r_hat, bulk, tail, *errors)
-    if name == SAMPLER and not weighted:
+    if name == AMORTIZED and not weighted:
         return (*measured, torch.tensor(list(failed.values())))
-    few = points.shape[2] <= MOST_TESTED and name != SAMPLER
+    few = points.shape[2] <= MOST_TESTED and name != AMORTIZED
     if few:
         exact = (ERRORS * errors[0] <= MEAN_OFF * std) & (ERRORS * errors[1] <= STD_OFF * std)
         failed["worth"] = not (exact | (std == 0)).all()

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,7 +24,6 @@ from torch_utils.streams import Stream
 from training.inference.draws import OnPart
 from training.inference.likelihoods import Likelihood
 from training.inference.prior import Prior
-from training.inference.proposals import normal_given
 
 FARTHEST = 10.0
 """Number of standard deviations beyond which a variable has no likelihood. The prior probability
@@ -67,25 +66,6 @@ class EvaluatedStates(NamedTuple):
     points: Tensor
     log_likelihood: Tensor
     log_prior: Tensor
-
-
-class LinearView(Protocol):
-    """Interface of observations that are linear in the states (``lookahead.LinearObservation``)."""
-
-    @property
-    def operator(self) -> Tensor:
-        """Linear map ``A [K, D]`` from states to observations."""
-        ...
-
-    @property
-    def observed(self) -> Tensor:
-        """Observations ``[M, K]``, less the noise-free observation of the state 0."""
-        ...
-
-    @property
-    def covariance(self) -> Tensor:
-        """Covariance ``[M, K, K]`` of the observation noise."""
-        ...
 
 
 @dataclass
@@ -220,21 +200,12 @@ class Target:
         return self._mapped(self.prior.to_states, 0, points, which)
 
     @torch.no_grad()
-    def place(
-        self, states: Tensor, normal: Tensor, which: Tensor, seen: LinearView | None = None
-    ) -> EvaluatedStates:
+    def place(self, states: Tensor, which: Tensor) -> EvaluatedStates:
         """Map states at the first (least noisy) time to variables, and compute log densities.
-
-        A deblurred prior has further variables, of its noise-free points. They are sampled given
-        the state and, if the observations are linear, the observation. The log density is then the
-        log prior density of the state and the further variables, less the log density with which
-        the further variables were sampled.
 
         Args:
             states: Unscaled states at the first time ``[N, D]``.
-            normal: Standard normal numbers for the further variables ``[N, dim - D]``.
             which: Index of the observation of each state ``[N]``.
-            seen: Observations as linear functions of states; None if observations are not linear.
 
         Raises:
             DataError: A density is not finite.
@@ -242,25 +213,18 @@ class Target:
         prior = self.prior
         width = prior.flow.noisy_std(prior.times[0]).double()
 
-        def block(rows: Tensor, which: Tensor) -> tuple[Tensor, ...]:
-            near, astray = _near(states[rows] / width)
+        def block(states: Tensor, which: Tensor) -> tuple[Tensor, ...]:
+            near, astray = _near(states / width)
             clean, conditions = near * width, self._conditions(which)
             melted, density = prior.inflated_with_density(clean, conditions)
-            w, self._calls = melted.points, melted.calls
-            if prior.deblurred:
-                denoised, root = prior.behind(clean, conditions)
-                further, ratio = _behind(denoised, root, normal[rows], which, seen)
-                clean = denoised + (root @ further[..., None])[..., 0]
-                w, density = torch.cat([w, further], dim=1), density + ratio
-                self._calls += prior.flow.basis.dim
-            w, far = _near(w)
+            self._calls = melted.calls
+            w, far = _near(melted.points)
             points = prior.of_states(clean, conditions)
             likelihood = self.likelihood.log_prob(points, self.observed[which])
             return w, points, likelihood.masked_fill(astray | far, -torch.inf), density
 
-        rows = torch.arange(len(states), device=states.device)
         # The padding of the last block depends only on the size of a population, which is constant.
-        return EvaluatedStates(*self._in_blocks(block, 1, rows, which, self.many, self.rows))
+        return EvaluatedStates(*self._in_blocks(block, 1, states, which, self.many, self.rows))
 
     @torch.no_grad()
     def whitened(self, points: Tensor, which: Tensor, on_part: OnPart = None) -> Tensor:
@@ -397,25 +361,6 @@ def prior_draws(target: Target, count: int, seed: int) -> Tensor:
     w = normal_numbers((count, target.dim), seed, Stream.SHOWN_PRIOR)
     which = torch.zeros(count, dtype=torch.int64, device=target.device)
     return target.points(w.to(target.device), which)
-
-
-def _behind(
-    denoised: Tensor, root: Tensor, normal: Tensor, which: Tensor, seen: LinearView | None
-) -> tuple[Tensor, Tensor]:
-    """Sample further variables ``[N, D]`` of clean states ``denoised + root w``.
-
-    If the observation is linear, the variables are drawn given the observation.
-
-    Return them with log ratios ``[N]`` of their standard normal density to the density they are
-    drawn with.
-    """
-    if seen is None:
-        return normal, torch.zeros_like(normal[:, 0])
-    apart = seen.observed[which] - denoised @ seen.operator.T
-    given = normal_given(seen.operator @ root, apart, seen.covariance[which])
-    w = given.mean + (given.root @ normal[..., None])[..., 0]
-    volume = given.root.diagonal(dim1=1, dim2=2).log().sum(dim=1)
-    return w, (normal.square() - w.square()).sum(dim=1) / 2 + volume
 
 
 def _near(w: Tensor) -> tuple[Tensor, Tensor]:

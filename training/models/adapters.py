@@ -141,7 +141,7 @@ class SbiPosterior:
         self._seed += 1
         # At least two, the minimum length of a chain.
         draws = self._posterior.sample(
-            torch.as_tensor(x), chains=1, draws=max(shape.numel(), 2), seed=self._seed
+            torch.as_tensor(x), draws=max(shape.numel(), 2), seed=self._seed
         )
         points = torch.from_numpy(draws.points[:, : shape.numel()]).float().transpose(0, 1)
         return points.reshape(*shape, *points.shape[1:])

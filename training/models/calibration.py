@@ -22,10 +22,10 @@ from training.flow.coordinates.conditions import MOST_CONDITIONS
 from training.flow.held_out import HeldOut
 from training.flow.likelihood import Trace
 from training.flow.solvers import get_solver
-from training.inference.checking import DENSITY, LIKELIHOOD, RADIUS, Functions, simulated
+from training.inference.checking import DENSITY, LIKELIHOOD, RADIUS, simulated
 from training.inference.draws import Draws
 from training.inference.guarantee import SHARES, HeldOutTruths, Levels, intervals, thresholds
-from training.inference.likelihoods import Gaussian, UserFunction
+from training.inference.likelihoods import Gaussian
 from training.measure.clouds import Cloud
 from training.measure.conformal import Holding
 from training.measure.posterior.calibration import DENSEST, LEVELS, CalibrationCheck, RunValues
@@ -43,9 +43,8 @@ from training.names import (
     PROBES,
     script,
 )
-from training.settings.inference import HeldOutOptions
 from training.settings.posterior import CalibrateSettings, SampleSettings
-from training.subjects import Subject, open_prior
+from training.subjects import Subject
 from training.trained.network import TrainedNetwork
 
 FLOW, AVERAGE, NEAR = "flow", "held_out", "near"
@@ -55,9 +54,9 @@ MOST_LINES = 20
 """Largest number of rejected observations that are listed."""
 
 
-def calibrated_quantities(values: RunValues, functions: Sequence[str]) -> list[int]:
-    """Return the indices of coordinates and functions among the quantities."""
-    other = {DENSITY, LIKELIHOOD, RADIUS} - set(functions)
+def calibrated_quantities(values: RunValues) -> list[int]:
+    """Return the indices of coordinates among the quantities."""
+    other = {DENSITY, LIKELIHOOD, RADIUS}
     return [k for k, name in enumerate(values.names) if name not in other]
 
 
@@ -293,7 +292,6 @@ class CalibratedPosteriors:
         guarantee: HeldOutTruths,
         observations: Observations,
         groups: Iterator[Draws],
-        functions: Functions,
     ) -> "CalibratedPosteriors":
         """Return the intervals and regions of all draws, group by group."""
         near = distances = None
@@ -310,9 +308,8 @@ class CalibratedPosteriors:
                 if near is not None:
                     ways.append(Levels(near.intervals[len(ends)], near.regions[len(ends)]))
                 points = draws.points[index].flatten(0, 1).cpu().double()
-                of_functions = [function(points)[:, None] for function in functions.values()]
-                values, density = torch.cat([points, *of_functions], dim=1), densities(draws, index)
-                ends.append(torch.stack([intervals(values, way.intervals) for way in ways]))
+                density = densities(draws, index)
+                ends.append(torch.stack([intervals(points, way.intervals) for way in ways]))
                 lows.append(torch.stack([thresholds(density, way.regions) for way in ways]))
         return cls(guarantee, observations, torch.stack(ends), torch.stack(lows), near, distances)
 
@@ -416,27 +413,17 @@ class OutlierScores:
             are too many numbers.
         values: Scores ``[M, K]``.
         names: Names of the K scores.
-        network: Digest of the flow of conditions; None without one.
     """
 
     whitened: Tensor | None
     values: Tensor
     names: list[str] = field(default_factory=list)
-    network: str | None = None
 
     @classmethod
-    def of(cls, task: InferenceTask, options: HeldOutOptions, observed: Tensor) -> "OutlierScores":
-        """Compute the scores of observed numbers ``[M, C]``.
-
-        Raises:
-            UsageError: The flow of conditions models other conditions, or the network has no
-                conditions.
-            DataError: The file of the flow of conditions is broken.
-        """
+    def of(cls, task: InferenceTask, observed: Tensor) -> "OutlierScores":
+        """Compute the scores of observed numbers ``[M, C]``."""
         if task.settings.learned:
-            return cls.of_conditions(task.subject, options.conditions_network, observed)
-        if options.conditions_network is not None:
-            raise UsageError("--conditions_network needs --condition, without --observation")
+            return cls.of_conditions(task.subject, observed)
         likelihood, count = task.likelihood(), observed.shape[1]
         if not isinstance(likelihood, Gaussian) or count > MOST_NUMBERS:
             return cls(None, torch.zeros(1, 0, dtype=torch.float64))
@@ -454,61 +441,45 @@ class OutlierScores:
         return cls.of_cloud(cloud, observed.cpu().double(), more)
 
     @classmethod
-    def of_conditions(
-        cls, subject: Subject, conditions_network: str | None, conditions: Tensor
-    ) -> "OutlierScores":
-        """Compute the scores of conditions ``[M, C]`` of a network; raises like ``of``."""
+    def of_conditions(cls, subject: Subject, conditions: Tensor) -> "OutlierScores":
+        """Compute the scores of conditions ``[M, C]`` of a network."""
         distribution = subject.surprise
         if distribution is None:
             return cls(None, torch.zeros(1, 0, dtype=torch.float64))
-        more, digest = {}, None
-        if conditions_network is not None:
-            other = open_prior(TrainedNetwork.open(conditions_network))
-            points, given = other.of_columns(list(subject.condition_names), conditions)
-            more, digest = of_flow(other, points, given=given), other.digest
         cloud = Cloud.from_moments(distribution.mean.cpu(), distribution.covariance.cpu())
         straight = subject.straight(conditions.to(distribution.mean.device)).cpu().double()
-        return cls.of_cloud(cloud, straight, more, digest)
+        return cls.of_cloud(cloud, straight, {})
 
     @classmethod
-    def of_cloud(
-        cls, cloud: Cloud, rows: Tensor, more: dict[str, Tensor], network: str | None = None
-    ) -> "OutlierScores":
+    def of_cloud(cls, cloud: Cloud, rows: Tensor, more: dict[str, Tensor]) -> "OutlierScores":
         """Compute the scores of rows ``[M, C]`` from a mean and covariance.
 
         Further scores ``[M]``, by name, are added.
         """
         odd = {SURPRISE: cloud.surprise(rows), ALONE: cloud.alone(rows), **more}
-        return cls(cloud.places(rows), torch.stack(list(odd.values()), dim=1), list(odd), network)
+        return cls(cloud.places(rows), torch.stack(list(odd.values()), dim=1), list(odd))
 
 
-def of_flow(
-    subject: Subject, points: Tensor, dense: bool = True, given: dict[str, Tensor] | None = None
-) -> dict[str, Tensor]:
+def of_flow(subject: Subject, points: Tensor, dense: bool = True) -> dict[str, Tensor]:
     """Compute the scores ``[M]`` of points ``[M, D]`` under a flow, by name.
 
     Args:
         subject: The flow.
         points: Points in the user's units.
         dense: Whether to include the log density among the scores.
-        given: Inputs of the network for all points, one row each.
     """
     flow = subject.flow
     prior = subject.prior(flow.times(LEARNED_STEPS), get_solver(LEARNED_SOLVER))
     trace = Trace("exact") if subject.dim <= LARGEST_EXACT else Trace(probes=PROBES)
     radius, density = [], []
     for block in torch.split(points.double().to(flow.device), subject.block):
-        beside = {k: v.to(flow.device).expand(len(block), -1) for k, v in (given or {}).items()}
-        radius.append(prior.whitened(block, beside).norm(dim=1).cpu().double())
+        radius.append(prior.whitened(block).norm(dim=1).cpu().double())
         if dense:
-            density.append(prior.log_density(block, beside, trace).cpu().double())
+            density.append(prior.log_density(block, {}, trace).cpu().double())
     odd = {LATENT_RADIUS: torch.cat(radius)}
     if dense:
         odd |= {SPARSE: -torch.cat(density), DENSE: torch.cat(density)}
     return odd
-
-
-CONDITIONS_NETWORK = "conditions_network"
 
 
 @dataclass(frozen=True, eq=False)
@@ -539,8 +510,8 @@ class Calibrated:
         report_calibration(self.guarantee)
 
 
-def opened(settings: CalibrateSettings, dest: Path | None) -> tuple[InferenceTask, Rows, Functions]:
-    """Open the task of a calibration, its calibration cases, and the user's functions.
+def opened(settings: CalibrateSettings, dest: Path | None) -> tuple[InferenceTask, Rows]:
+    """Open the task of a calibration and its calibration cases.
 
     Args:
         settings: Settings.
@@ -557,24 +528,20 @@ def opened(settings: CalibrateSettings, dest: Path | None) -> tuple[InferenceTas
         settings.likelihood.require()
     if dest is not None and (settings.dest is not None or network.held_out is not None):
         require_new([dest], settings.run.overwrite, "--dest")
-    functions = functions_of(settings.beside)
     rows = task.subject.unseen(settings.data_root, settings.runs, settings.sampler.seed)
     if len(rows) < FEWEST_RUNS:
         raise DataError(
             f"{settings.data_root} has {len(rows)} calibration cases: need at least {FEWEST_RUNS}"
         )
-    return task, rows, functions
+    return task, rows
 
 
-def calibrate(
-    task: InferenceTask, rows: Rows, functions: Functions, folder: Path | None = None
-) -> Calibrated | None:
+def calibrate(task: InferenceTask, rows: Rows, folder: Path | None = None) -> Calibrated | None:
     """Calibrate a network on a calibration set.
 
     Args:
         task: Inference task, on its device.
         rows: Calibration cases.
-        functions: Functions of points whose intervals are calibrated, too.
         folder: Folder that keeps finished groups; None keeps them in memory.
 
     Returns:
@@ -592,16 +559,14 @@ def calibrate(
         numbers = list(range(len(rows)))
         seen = simulated(task.likelihood(), rows.points, numbers, task.plan.seed)
     assert seen is not None
-    odd = OutlierScores.of(task, settings.beside, seen)
-    programs = [text.rpartition(":")[0] for text in settings.beside.function or ()]
-    sources = [*settings.likelihood.files, *programs]
+    odd, sources = OutlierScores.of(task, seen), settings.likelihood.files
     checkpoint = task.checkpoint(len(rows), [rows.points, rows.conditions], sources, folder)
     with checkpoint.report_interruption():
-        values = drawn(task, rows, functions, checkpoint)
+        values = drawn(task, rows, checkpoint)
     if not distributed.is_main():
         return None
     model = network.stored()
-    truths = held_out_of(task, rows, values, odd, list(functions), model.digest())
+    truths = held_out_of(task, rows, values, odd, model.digest())
     guarantee, check = HeldOutTruths(truths), tested(values)
     content = {
         **check.summary(),
@@ -630,23 +595,7 @@ def over_conditions(guarantee: HeldOutTruths, rows: Rows, names: Sequence[str]) 
     }
 
 
-def functions_of(options: HeldOutOptions) -> Functions:
-    """Load the user's functions, by name.
-
-    Raises:
-        UsageError: There is no such file or function, or two have the same name.
-        DataError: A file raised an error.
-    """
-    functions = [UserFunction.load(text, "function") for text in options.function or ()]
-    names = [function.name for function in functions]
-    if len(set(names)) < len(names):
-        raise UsageError("--function has the same name twice: rename one function")
-    return dict(zip(names, functions, strict=True))
-
-
-def drawn(
-    task: InferenceTask, rows: Rows, functions: Functions, checkpoint: Checkpoint
-) -> RunValues:
+def drawn(task: InferenceTask, rows: Rows, checkpoint: Checkpoint) -> RunValues:
     """Compute the ranks of true values in posteriors.
 
     The posteriors are given the conditions of the true values, or observations that are simulated
@@ -655,16 +604,14 @@ def drawn(
     settings, subject, device = task.settings, task.subject, task.fine.flow.device
     if settings.learned:
         assert rows.conditions is not None
-        runs = LearnedRuns(rows, len(rows), None)
+        runs = LearnedRuns(rows, None)
         amortized = task.amortized(task.fine, rows.conditions.to(device))
-        return LearnedCheck(amortized, runs, subject.names, functions).run(checkpoint)
+        return LearnedCheck(amortized, runs, subject.names).run(checkpoint)
     likelihood = task.likelihood()
     nothing = torch.zeros(1, subject.dim, dtype=torch.float64)
     problem = task.problem(likelihood, likelihood.simulate(nothing, torch.Generator()))
     truths = (subject.names, rows.points)
-    return Check(problem, task.plan, *truths, functions=functions, labels=rows.conditions).run(
-        checkpoint
-    )
+    return Check(problem, task.plan, *truths, labels=rows.conditions).run(checkpoint)
 
 
 def held_out_of(
@@ -672,27 +619,24 @@ def held_out_of(
     rows: Rows,
     values: RunValues,
     odd: OutlierScores,
-    functions: Sequence[str],
     digest: str,
 ) -> HeldOut:
     """Build the part of the network file that contains calibration results.
 
     The ``digest`` identifies the other parts.
     """
-    wanted = calibrated_quantities(values, functions)
+    wanted = calibrated_quantities(values)
     ranks, names = values.ranks[:, wanted], [values.names[place] for place in wanted]
     whitened = ranks[:, :0] if odd.whitened is None else odd.whitened
-    way = {**way_of(task), CONDITIONS_NETWORK: odd.network}
-    plan = task.plan
     truths = HeldOut(
         len(rows),
         names,
-        len(functions),
+        0,
         whitened.shape[1],
         odd.names,
-        plan.chains * plan.draws,
+        task.total,
         digest,
-        json.dumps(way, sort_keys=True),
+        json.dumps(way_of(task), sort_keys=True),
         values.beyond is not None,
     )
     truths.ranks.copy_(ranks)
@@ -710,10 +654,7 @@ def way_of(task: InferenceTask) -> dict[str, Any]:
     assert isinstance(settings, SampleSettings | CalibrateSettings)
     prior = task.sharpened(fine) if settings.learned else fine
     way: dict[str, Any] = {
-        "calibration": settings.prior.calibration,
-        "deblur": settings.prior.deblur,
         "sharpen": prior.sharpened,
-        "eps": task.latent.name,
         "n_iters": len(fine.times) - 1,
         "likelihood": None if settings.learned else settings.likelihood.likelihood,
     }
@@ -741,30 +682,26 @@ def way_of(task: InferenceTask) -> dict[str, Any]:
     }
 
 
-def guarantee_of(
-    task: InferenceTask, settings: SampleSettings, functions: Functions
-) -> HeldOutTruths | None:
+def guarantee_of(task: InferenceTask, settings: SampleSettings) -> HeldOutTruths | None:
     """Return the guarantee of a calibrated network for draws with these settings.
 
     The result is None if the network was not calibrated, or no guarantee is requested.
 
     Raises:
-        UsageError: The network was calibrated by another version, or for other draws or functions;
-            or it was not calibrated, but observations are to be rejected.
+        UsageError: The network was calibrated by another version, or for other draws; or it was not
+            calibrated, but observations are to be rejected.
     """
     network = task.subject.network
     truths = None if network is None or not settings.held_out else network.held_out
     if truths is None:
-        by_images = settings.held_out_images is not None
-        if (settings.refuse is not None and not by_images) or settings.beside.wanted:
+        if settings.refuse is not None:
             raise UsageError(
-                "--refuse and --function need a calibrated network: run "
-                f"{script('posterior')} calibrate"
+                f"--refuse needs a calibrated network: run {script('posterior')} calibrate"
             )
         return None
     require_known(truths)
     own, known = way_of(task), truths.made_with
-    other = {name: known.get(name) for name in {*own, *known} - {CONDITIONS_NETWORK}}
+    other = {name: known.get(name) for name in own}
     for name in sorted(other):
         if own.get(name) != other[name]:
             raise UsageError(
@@ -772,11 +709,10 @@ def guarantee_of(
                 f"{own.get(name)}: use the same value, calibrate again, or give "
                 "--no-held_out"
             )
-    names = truths.quantities[len(truths.names) :]
-    if truths.names != task.subject.names or names != list(functions):
+    if truths.quantities != task.subject.names:
         raise UsageError(
-            f"the network was calibrated with --function={', '.join(names) or 'none'}: "
-            "give the same functions, calibrate again, or give --no-held_out"
+            f"the network was calibrated for {', '.join(truths.quantities)}: calibrate again, or "
+            "give --no-held_out"
         )
     return HeldOutTruths(truths)
 
@@ -818,11 +754,9 @@ def observations_of(
             f"--refuse={refuse:g} cannot reject anything with {truths.truths} calibration "
             f"cases: give at least {finest:.2g}, or calibrate on more cases"
         )
-    odd = OutlierScores.of(task, settings.beside, observed)
+    odd = OutlierScores.of(task, observed)
     assert odd.whitened is not None
-    if (odd.network, odd.names) != (truths.made_with.get(CONDITIONS_NETWORK), truths.oddities):
-        if refuse is not None:
-            raise UsageError("the network was calibrated with another --conditions_network")
+    if odd.names != truths.oddities:
         return Observations(odd.whitened)
     return Observations(odd.whitened, *guarantee.p_values(odd.whitened, odd.values))
 
@@ -834,12 +768,10 @@ class AppliedCalibration:
     Attributes:
         truths: Calibration results of the network.
         observations: Distances and p-values of the observations.
-        functions: The user's functions.
     """
 
     truths: HeldOutTruths
     observations: Observations
-    functions: Functions
 
     @classmethod
     def of(
@@ -852,18 +784,17 @@ class AppliedCalibration:
         Raises:
             UsageError: As in ``guarantee_of`` and ``observations_of``.
         """
-        functions = functions_of(settings.beside)
-        truths = guarantee_of(task, settings, functions)
+        truths = guarantee_of(task, settings)
         if truths is None:
             return None
-        return cls(truths, observations_of(task, settings, truths, observed), functions)
+        return cls(truths, observations_of(task, settings, truths, observed))
 
     def posteriors(
         self, parts: Parts[PosteriorPart], numbers: dict[str, Any]
     ) -> CalibratedPosteriors:
         """Recalibrate the draws of all groups, and add the results to the JSON entries."""
         every = (draws for draws, _ in parts)
-        held = CalibratedPosteriors.of(self.truths, self.observations, every, self.functions)
+        held = CalibratedPosteriors.of(self.truths, self.observations, every)
         numbers["held_out"] = {
             **summary_of(self.truths),
             "log_volume": held.volumes_listed(),

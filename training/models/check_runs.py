@@ -6,7 +6,6 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from dnnlib.errors import UsageError
 from training.data.tables.table import DataSource, Rows
 from training.files.posterior import load_values, save_values
 from training.flow.coordinates.conditions import Surprise
@@ -18,7 +17,6 @@ from training.inference.target import Target
 from training.measure.posterior.calibration import RunValues
 from training.models.checkpoint import Checkpoint, PartFormat, Progress
 from training.models.group_sampling import planned, shared_pool
-from training.names import FEWEST_NEIGHBORS, NEIGHBORS
 from training.subjects.tables import TableFlow
 
 VALUES = PartFormat[RunValues](save_values, load_values)
@@ -109,11 +107,6 @@ class Check:
         return replace(self.problem, target=own, numbers=numbers), truths
 
 
-SHARE = 10
-"""Least number of simulations per simulation tested near an observation.
-
-More of them would not be near it.
-"""
 MOST_OTHERS = 10_000
 """Largest number of simulations among which reference points for TARP are searched."""
 
@@ -124,30 +117,16 @@ class LearnedRuns:
 
     Attributes:
         rows: Parameters and conditions of n runs.
-        count: Number of runs drawn at random, R, which come first. The other runs are only used
-            near observations.
         references: Reference points for TARP ``[n, D]``: the parameters of the simulation with the
             nearest conditions that is not a run. They reveal a posterior that is right on average
             but ignores the conditions. None if there are no other simulations.
-        neighbors: Numbers ``[M, K]`` of the runs nearest to each of M observations, nearest first,
-            and their distances in standard deviations ``[M, K]``; None without observations.
     """
 
     rows: Rows
-    count: int
     references: Tensor | None
-    neighbors: tuple[Tensor, Tensor] | None = None
 
     @classmethod
-    def draw(
-        cls,
-        table: TableFlow,
-        path: DataSource,
-        count: int,
-        seed: int,
-        observed: Tensor | None = None,
-        neighbors: int | None = None,
-    ) -> "LearnedRuns":
+    def draw(cls, table: TableFlow, path: DataSource, count: int, seed: int) -> "LearnedRuns":
         """Return runs drawn from a data set.
 
         Args:
@@ -155,40 +134,18 @@ class LearnedRuns:
             path: Data set.
             count: Number of random runs, R.
             seed: Random seed.
-            observed: Conditions ``[M, C]`` of observations; None for none.
-            neighbors: Number of runs near each observation, K; None for 100, or a tenth of the rows
-                if that is less.
 
         Raises:
-            UsageError: The number of neighbors is too large for them to be near an observation.
             DataError: The data set is broken, has other columns, or too few rows.
         """
-        every, testable, places = table.simulations(path, count, seed)
-        coordinates, near = table.coordinates, None
+        every, places = table.simulations(path, count, seed)
+        coordinates = table.coordinates
         conditions = coordinates.straight(_conditions(every))
         distribution = Surprise(conditions.shape[1]).fit(conditions, coordinates.relevant)
-        if observed is not None:
-            rows = len(testable)
-            most = max(FEWEST_NEIGHBORS, rows // SHARE)
-            if neighbors is not None and neighbors > most:
-                raise UsageError(
-                    f"--neighbors is {neighbors}, but at most 1 in {SHARE} of the {rows} "
-                    f"test rows of {path} can be used near an observation: give at most "
-                    f"{most}"
-                )
-            size = min(neighbors or NEIGHBORS, most)
-            wanted = coordinates.straight(observed)
-            nearby, distances = nearest(distribution, conditions[testable], wanted, size)
-            nearby = testable[nearby]
-            more = sorted(set(nearby.flatten().tolist()) - set(places.tolist()))
-            places = torch.cat([places, torch.tensor(more, dtype=torch.int64)])
-            number = torch.zeros(len(conditions), dtype=torch.int64)
-            number[places] = torch.arange(len(places))
-            near = number[nearby], distances
         chosen = every.at(places)
         points = table.dequantized(chosen.points, seed)
         references = _nearest_others(every.points, conditions, places, distribution)
-        return cls(Rows(points, chosen.conditions), count, references, near)
+        return cls(Rows(points, chosen.conditions), references)
 
     @property
     def conditions(self) -> Tensor:
@@ -249,13 +206,11 @@ class LearnedCheck:
         amortized: Amortized posterior, with the conditions of the runs.
         runs: Simulations.
         names: Names of the coordinates.
-        functions: Functions whose values are ranked, too.
     """
 
     amortized: Amortized
     runs: LearnedRuns
     names: Sequence[str]
-    functions: checking.Functions = field(default_factory=dict)
 
     def run(self, checkpoint: Checkpoint) -> RunValues:
         """Return ranks and scores of all runs."""
@@ -270,5 +225,4 @@ class LearnedCheck:
             self.names,
             None if references is None else references[places],
             progress,
-            self.functions,
         )

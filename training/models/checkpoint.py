@@ -90,6 +90,10 @@ class Parts(Generic[T]):
     def __iter__(self) -> Iterator[T]:
         return map(self._load, range(self._count))
 
+    def each(self, change: Callable[[T], T]) -> "Parts[T]":
+        """Return these results with a change, which is made when a result is used."""
+        return Parts(lambda index: change(self._load(index)), self._count)
+
 
 @dataclass(frozen=True)
 class Checkpoint:

@@ -169,8 +169,12 @@ class PosteriorDraws:
 
     @property
     def dataset(self) -> Any:
-        """The draws as a dataset of xarray, see ``groups``."""
-        return self.groups["posterior"]
+        """The draws as a dataset of xarray, see ``groups``.
+
+        Draws that are independent have no dimension ``chain``.
+        """
+        posterior = self.groups["posterior"]
+        return posterior if posterior.sizes["chain"] > 1 else posterior.squeeze("chain", drop=True)
 
     def to_arviz(self) -> Any:
         """Return the draws for ArviZ, with log likelihoods, draws of the prior and observations."""

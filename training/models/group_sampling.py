@@ -50,7 +50,7 @@ from training.models.checkpoint import (
     duration,
     progress,
 )
-from training.names import PARTICLES, WARMUP
+from training.names import PARTICLES
 
 LEARNED_DRAWS = 2**14
 """Number of draws in a group without a likelihood, in which all observations share evaluations."""
@@ -128,21 +128,10 @@ def seconds_of_a_call(target: Target) -> float:
 
 def _warn_of_idle(plan: SamplingPlan) -> None:
     """Warn of options that the chosen sampler does not use."""
-    chains = ", ".join(WARMUP)
-    users = {
-        "warmup": chains,
-        "thin": chains,
-        "particles": "twisted",
-        "particle_steps": "twisted",
-        "pool": ", ".join(WEIGHTED),
-        "chain_n_iters": chains,
-    }
-    for name, samplers in users.items():
-        idle = name in plan.typed and plan.sampler not in ("auto", *samplers.split(", "))
-        if idle and distributed.is_main():
-            logger.warning(
-                f"Warning: --{name} has no effect on {plan.sampler}: it belongs to {samplers}"
-            )
+    if "particles" in plan.typed and plan.sampler not in ("auto", "twisted"):
+        logger.warning(
+            f"Warning: --particles has no effect on {plan.sampler}: it belongs to twisted"
+        )
 
 
 def planned(problem: Problem, plan: SamplingPlan, count: int) -> tuple[Problem, SamplingPlan]:
@@ -367,8 +356,7 @@ def _warn_of_few_steps(measured: list[Measured]) -> None:
     if advised and distributed.is_main():
         logger.warning(
             f"Warning: {len(measured[0].times) - 1} particle steps are few for this "
-            "prior, so that posterior widths may be off by 5 % or more: give "
-            f"--particle_steps={advised}"
+            f"prior, which needs {advised}: posterior widths may be off by 5 % or more"
         )
 
 

@@ -262,9 +262,9 @@ class Guarantee:
         settings = from_values(CalibrateSettings, given)
         file = None if isinstance(network, TrainedNetwork) else Path(network)
         dest = settings.dest or file
-        task, rows, functions = calibration.opened(settings, dest)
+        task, rows = calibration.opened(settings, dest)
         with computing(settings.run.device_name, task) as task:
-            result = calibration.calibrate(task, rows, functions)
+            result = calibration.calibrate(task, rows)
         assert result is not None
         if dest is not None:
             result.model.save(dest)
@@ -327,12 +327,10 @@ class Guarantee:
         least as large a score.
 
         Raises:
-            DataError: The network was calibrated with a flow of conditions, or has no scores.
+            DataError: The network has no scores.
         """
         held_out = self.truths.held_out
-        odd = calibration.OutlierScores.of_conditions(
-            self.subject, None, self._conditions(conditions)
-        )
+        odd = calibration.OutlierScores.of_conditions(self.subject, self._conditions(conditions))
         if odd.whitened is None or odd.names != held_out.oddities:
             raise DataError(
                 "p-values of this network need observations, not only conditions: use "
@@ -347,7 +345,7 @@ class Guarantee:
         row = self._conditions(condition)
         if len(row) != 1:
             raise DataError(f"the condition has {len(row)} rows: give one row")
-        odd = calibration.OutlierScores.of_conditions(self.subject, None, row)
+        odd = calibration.OutlierScores.of_conditions(self.subject, row)
         if odd.whitened is None:
             raise DataError("the network has no conditions: leave the condition out")
         near, _ = self.truths.levels_near(odd.whitened, [share])

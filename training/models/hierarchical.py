@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from math import ceil
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,7 @@ from training.inference.population import (
     sample_population,
 )
 from training.models.checkpoint import progress
-from training.names import POPULATION, UNIFORM
+from training.names import CHAINS, POPULATION, UNIFORM
 from training.settings.posterior import PopulationSettings
 from training.subjects import TableFlow
 from training.subjects.likelihoods import normal_model, prior_of
@@ -81,7 +82,8 @@ def population(settings: PopulationSettings, saved: SavedPosteriors, name: str) 
         column = saved.names[int((~y.isfinite()).flatten(0, 1).any(dim=0).int().argmax())]
         raise DataError(f"{saved.path}: draws of '{column}' are beyond its bounds")
     log_prior = before.log_prior(points, saved.names) - log_det
-    plan = PopulationPlan(settings.chains, settings.steps, settings.steps // 2, seed=settings.seed)
+    draws = ceil(settings.n_draws / CHAINS)
+    plan = PopulationPlan(CHAINS, draws, draws // 2, seed=settings.seed)
     with progress(f"Weighing draws of {len(y)} members", "population", plan.steps, "step") as move:
         drawn = sample_population(y, log_prior, before.mean, before.std, plan, move)
     count = len(points)
@@ -327,7 +329,7 @@ def report(
     if not r_hat <= LARGEST_R_HAT:
         why.append(
             f"Chains disagree: R-hat is {r_hat:.3g}, need at most {LARGEST_R_HAT:g}. Give more "
-            "--steps."
+            "--n_draws."
         )
     if why:
         logger.warning(f"Warning: the population has not converged. {' '.join(why)}")

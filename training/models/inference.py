@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch_utils import distributed
 from training.data.tables.formats import TableSource
 from training.files.observations import read_mask, read_noise, read_observations, read_operator
 from training.flow.likelihood import Trace
-from training.flow.solvers import Solver, get_solver
+from training.flow.solvers import get_solver
 from training.inference.amortized import Amortized, LogPosterior
 from training.inference.likelihoods import Gaussian, Likelihood, UserFunction, UserLikelihood
 from training.inference.prior import Prior, integrations_of
@@ -22,9 +23,9 @@ from training.inference.sampling import Problem, SamplingPlan
 from training.inference.target import Target
 from training.models.checkpoint import Checkpoint, fingerprint
 from training.models.group_sampling import group_size
-from training.models.integration_settings import LatentChoice, latent_choice, recorded_eps
+from training.models.integration_settings import LatentChoice
 from training.models.posterior_reports import BOUNDS
-from training.names import LEARNED_POOL, UNIFORM, script
+from training.names import CHAINS, LEARNED_POOL, UNIFORM, script
 from training.settings import inference
 from training.settings.posterior import (
     CalibrateSettings,
@@ -32,7 +33,7 @@ from training.settings.posterior import (
     CorrectedSettings,
     SampleSettings,
 )
-from training.subjects import Subject, TableFlow, ToyFlow, open_prior
+from training.subjects import Subject, TableFlow, open_prior
 from training.subjects.likelihoods import LearnedLikelihood
 from training.trained.network import IN_MEMORY, TrainedNetwork
 
@@ -64,7 +65,7 @@ class InferenceTask:
             DataError: The file of the prior is missing or broken.
         """
         learned, subject = _opened(settings)
-        latent = latent_choice(settings.prior.eps)
+        latent = LatentChoice(learned=None)
         known = (subject.flow, subject.t_max, subject.dims_to_keep)
         return cls(settings, subject, latent.settled(*known), learned)
 
@@ -82,21 +83,22 @@ class InferenceTask:
     @property
     def rows(self) -> int:
         """Number of points per network evaluation."""
-        return self.settings.prior.batch_gpu or self.subject.block
+        return self.subject.block
 
     @property
     def fine(self) -> Prior:
         """Prior with the fine integration, for the final draws."""
         flow, options = self.subject.flow, self.settings.prior
         if self.settings.learned:
-            prior = self.subject.neural_posterior(options.n_iters, options.deblur)
+            prior = self.subject.neural_posterior(options.n_iters)
         elif options.n_iters is None and "points" in flow.integrations:
             prior = replace(
-                self._prior(*flow.integration("points")), integrations=integrations_of(flow)
+                self.subject.prior(*flow.integration("points")),
+                integrations=integrations_of(flow),
             )
         else:
             times = flow.times(options.n_iters or inference.STEPS)
-            prior = self._prior(times, get_solver(inference.SOLVER))
+            prior = self.subject.prior(times, get_solver(inference.SOLVER))
         if self.subject.is_readable:
             return prior
         # Latents of images are only written beside their draws.
@@ -106,19 +108,17 @@ class InferenceTask:
     @property
     def coarse(self) -> Prior:
         """Prior with the coarse integration, for the chains."""
-        steps, flow = self.settings.prior.chain_n_iters, self.subject.flow
-        if steps is None and "look" in flow.integrations:
-            return self._prior(*flow.integration("look"))
-        return self._prior(flow.times(steps or inference.CHAIN_STEPS), get_solver(inference.SOLVER))
+        flow = self.subject.flow
+        if "look" in flow.integrations:
+            return self.subject.prior(*flow.integration("look"))
+        times = flow.times(inference.CHAIN_STEPS)
+        return self.subject.prior(times, get_solver(inference.SOLVER))
 
     @property
     def solvers(self) -> dict[str, dict[str, str | int]]:
         """Solver and number of steps for points, for densities, and for chains if there are any."""
         chains = {} if self.settings.learned else {"chains": self.coarse.solvers["points"]}
         return {**self.fine.solvers, **chains}
-
-    def _prior(self, times: Tensor, solver: Solver) -> Prior:
-        return self.subject.prior(times, solver, self.settings.prior.deblur)
 
     def sharpened(self, prior: Prior) -> Prior:
         """Return the prior as used for draws without a likelihood."""
@@ -127,24 +127,31 @@ class InferenceTask:
         if isinstance(settings, CorrectedSettings) and settings.correct:
             # Weights of a correction are more even if draws are wider than the posterior.
             return prior
-        return self.subject.sharpened(prior, settings.sharpen)
+        return self.subject.sharpened(prior)
+
+    @property
+    def total(self) -> int:
+        """Number of draws per observation; with a likelihood, chains divide them equally."""
+        settings = self.settings
+        assert isinstance(settings, inference.CommonSettings)
+        usual = inference.DRAWS
+        if (settings.learned or settings.of_trials) and isinstance(settings, CheckSettings):
+            usual = inference.CHECK_DRAWS
+        weighted = isinstance(settings, CheckSettings) and settings.correct  # some draws repeat
+        if settings.learned and (weighted or isinstance(settings, CalibrateSettings)):
+            usual = inference.CALIBRATION_DRAWS
+        wanted = settings.sampler.draws or usual
+        return wanted if settings.learned else CHAINS * ceil(wanted / CHAINS)
 
     @property
     def plan(self) -> SamplingPlan:
         """Settings of the sampler."""
         settings = self.settings
         assert isinstance(settings, inference.CommonSettings)
-        how, usual = settings.sampler, inference.DRAWS
-        if (settings.learned or settings.of_trials) and isinstance(settings, CheckSettings):
-            usual = inference.CHECK_DRAWS
-        weighted = isinstance(settings, CheckSettings) and settings.correct  # some draws repeat
-        if settings.learned and (weighted or isinstance(settings, CalibrateSettings)):
-            usual = inference.CALIBRATION_DRAWS
-        return how.into(
+        return settings.sampler.into(
             SamplingPlan,
-            draws=how.draws or usual,
-            pool=how.pool or (self.subject.pool if self.learned is None else LEARNED_POOL),
-            steps=how.particle_steps,
+            draws=ceil(self.total / CHAINS),
+            pool=self.subject.pool if self.learned is None else LEARNED_POOL,
             typed=settings.given,
         )
 
@@ -189,7 +196,7 @@ class InferenceTask:
         target = Target(fine, likelihood.to(device), observed.to(device), self.rows, given)
         # Errors of a user's likelihood appear here, before anything is sampled.
         mean, _ = fine.moments(target.labels)
-        smooth = target.likelihood.is_differentiable(mean[None]) and not fine.deblurred
+        smooth = target.likelihood.is_differentiable(mean[None])
         numbers, digest = list(range(len(observed))), self.subject.digest
         network = self.subject.network
         in_file = network is not None and network.path != IN_MEMORY
@@ -205,16 +212,15 @@ class InferenceTask:
             DataError: The file of a correction is broken.
         """
         plan, sharp = self.plan, self.sharpened(prior)
-        rows = self.settings.prior.batch_gpu
-        rows = rows or self.subject.amortized_block(prior.flow.device)
-        shape = (conditions, rows, plan.chains, plan.draws, plan.seed)
+        rows = self.subject.amortized_block(prior.flow.device)
+        shape = (conditions, rows, self.total, plan.seed)
         settings = self.settings
         correct = settings.correct if isinstance(settings, CorrectedSettings) else None
         weights = self._correction(correct, settings.prior.prior) if correct else None
         if not isinstance(settings, SampleSettings):
             trace = Trace("exact") if correct else None
             return Amortized(sharp, *shape, trace, weights, region=self.region)
-        wanted = settings.log_prob and not settings.prior.deblur and self.subject.is_readable
+        wanted = settings.log_prob and self.subject.is_readable
         if correct and not wanted:
             raise UsageError("--correct needs log densities, which are not available for images")
         trace = Trace("exact") if wanted else None
@@ -317,11 +323,9 @@ class InferenceTask:
     @property
     def recorded(self) -> dict[str, Any]:
         """Settings as they are recorded with results, with the values that were chosen."""
-        plan, fine, settings = self.plan, self.fine, self.settings
+        fine, settings = self.fine, self.settings
         return settings.recorded(
-            eps=recorded_eps(settings.prior.eps, self.latent),
-            pool=plan.pool,
-            draws=plan.draws,
+            draws=self.total,
             n_iters=len(fine.times) - 1,
             device_name=str(fine.flow.device),
         )
@@ -329,18 +333,8 @@ class InferenceTask:
 
 def _opened(settings: inference.InferenceSettings) -> tuple[LearnedLikelihood | None, Subject]:
     """Open the learned likelihood, if the network is one, and the prior."""
-    prior, inflation = settings.prior, settings.inflation
-    if prior.network is None:
-        if prior.prior is not None:
-            raise UsageError("--prior needs a --network with a learned likelihood")
-        assert prior.data_name is not None
-        return None, ToyFlow.closed_form(prior.data_name, inflation=inflation.arguments())
-    given = {name for name in inflation.given if getattr(inflation, name, None) is not None}
-    if given:
-        raise UsageError(
-            f"--{min(given)} is for --data_name: the network file contains the schedule"
-        )
-    network = TrainedNetwork.open(prior.network, calibrated=prior.calibration)
+    prior = settings.prior
+    network = TrainedNetwork.open(prior.network)
     if isinstance(settings, CorrectedSettings) and settings.correct:
         return None, open_prior(network)
     learned = LearnedLikelihood.of(network)

@@ -30,7 +30,6 @@ from training.inference.likelihoods import MatrixMap
 from training.models import conversion
 from training.models.posterior import Posterior
 from training.names import LIKELIHOOD
-from training.settings.inference import DRAWS
 from training.subjects import Subject, open_prior
 from training.trained.network import TrainedNetwork
 
@@ -38,7 +37,7 @@ ROW_PACKAGE = "row_package"
 """Key of ``about``: package of the rows that the model returns; None for pandas."""
 MOST_DRAWS = 2**16
 """Number of draws, of all conditions together, that are in memory besides the result."""
-MOST_COMPARED, FEW_COMPARED = 200, 20
+MOST_COMPARED, FEW_COMPARED, COMPARED_DRAWS = 200, 20, 1000
 """Largest numbers of held-out simulations that decide whether posteriors are corrected, for
 likelihoods that are Gaussian and for those that need the integration of a flow.
 """
@@ -328,7 +327,7 @@ def weighted_if_better(
     rows = held_out.at(slice(MOST_COMPARED if likelihood.denoiser.is_trivial else FEW_COMPARED))
     own, other = (
         each.log_prob(rows.points.numpy(), rows.conditions)
-        for each in (plain, model.posterior(correct=likelihood, **prior, chains=1))
+        for each in (plain, model.posterior(correct=likelihood, **prior, draws=COMPARED_DRAWS))
     )
     return model.posterior(correct=likelihood, **prior) if weights_help(own, other) else plain
 
@@ -341,7 +340,7 @@ def weights_help(own: np.ndarray, weighted: np.ndarray) -> bool:
         weighted: The same by the weighted draws.
     """
     # With N draws, no weighted density can exceed N times that of the flow.
-    gain = np.minimum(weighted - own, log(DRAWS))
+    gain = np.minimum(weighted - own, log(COMPARED_DRAWS))
     better = bool(gain.mean() > 0)
     logger.info(
         f"Weights by the likelihood change the mean log density of {len(gain)} held-out "

@@ -26,7 +26,7 @@ from training.settings.posterior import CheckSettings, CompareSettings, SampleSe
 from training.subjects.parameter_priors import ParameterPrior
 from training.trained.network import IN_MEMORY, TrainedNetwork
 
-UNNORMALIZED = {"noise_std", "likelihood", "deblur"}
+UNNORMALIZED = {"noise_std", "likelihood"}
 """Options that make the density of a posterior unknown, or known only up to a constant."""
 CORRECTION = {"correct"}
 """Options whose posterior has a density, but without gradients."""
@@ -100,7 +100,7 @@ class Posterior:
 
         The densities are those of the distribution that ``sample`` draws from.
 
-        Draws of a conditional model are sharpened (unless ``sharpen=False``) and lie within the
+        Draws of a conditional model are sharpened and lie within the
         bounds of columns. This density agrees with the draws: it is divided by the probability that
         the flow assigns to the region within the bounds, and is minus infinity beyond them. If
         draws are corrected, it is the posterior density divided by the evidence, which their
@@ -114,7 +114,7 @@ class Posterior:
 
         Raises:
             UsageError: The posterior has a likelihood, so that its density is known only up to a
-                constant (``latent_density``), or its draws are deblurred and have no density.
+                constant (``latent_density``).
             DataError: Rows or observations are broken.
         """
         model, subject = self.model, self.model.subject
@@ -305,10 +305,9 @@ class Posterior:
         flow = subject.flow
         prior = subject.neural_posterior(self.options.get("n_iters"))
         return Amortized(
-            subject.sharpened(prior, self.options.get("sharpen", True)),
+            subject.sharpened(prior),
             conditions.to(flow.device),
             subject.amortized_block(flow.device),
-            chains=1,
             draws=draws,
             seed=seed,
             plausible=True,

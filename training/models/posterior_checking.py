@@ -10,12 +10,10 @@ from torch import Tensor
 from dnnlib.errors import UsageError
 from dnnlib.logs import logger
 from training.inference.likelihoods import Likelihood
-from training.measure.posterior.calibration import calibrate, calibrate_near
-from training.models import posterior_reports as results
+from training.measure.posterior.calibration import calibrate
 from training.models.check_runs import Check, LearnedCheck, LearnedRuns
 from training.models.inference import InferenceTask
 from training.models.posterior_reports import CheckReport
-from training.models.posterior_sampling import surprise_of
 from training.names import FEWEST_RUNS
 from training.settings.posterior import CheckSettings
 from training.subjects import Subject, TableFlow
@@ -39,19 +37,6 @@ class LikelihoodCases:
     labels: Tensor | None
 
 
-@dataclass(frozen=True, eq=False)
-class ConditionalCases:
-    """Simulations for a check of a conditional flow.
-
-    Attributes:
-        runs: Simulations.
-        observed: Conditions ``[M, C]`` of observations near which to test; None for none.
-    """
-
-    runs: LearnedRuns
-    observed: Tensor | None
-
-
 def check_settings(task: InferenceTask) -> CheckSettings:
     """Return the settings of a task that checks posteriors."""
     assert isinstance(task.settings, CheckSettings)
@@ -73,7 +58,7 @@ def opened(settings: CheckSettings) -> InferenceTask:
     return replace(task, settings=possible)
 
 
-def cases_of(task: InferenceTask) -> LikelihoodCases | ConditionalCases:
+def cases_of(task: InferenceTask) -> LikelihoodCases | LearnedRuns:
     """Return the true values and observations of a check.
 
     Raises:
@@ -83,11 +68,9 @@ def cases_of(task: InferenceTask) -> LikelihoodCases | ConditionalCases:
     settings, subject = check_settings(task), task.subject
     seed = settings.sampler.seed
     if settings.learned:
-        observed = subject.labels(settings.condition) if settings.condition else None
         assert isinstance(subject, TableFlow)
         data_root = required(settings.data_root)
-        how = (settings.runs, seed, observed, settings.neighbors)
-        return ConditionalCases(LearnedRuns.draw(subject, data_root, *how), observed)
+        return LearnedRuns.draw(subject, data_root, settings.runs, seed)
     labels = subject.truth_labels(settings.data_root, settings.runs, seed)
     if task.learned is not None:
         source = required(settings.data_root)
@@ -105,7 +88,7 @@ def cases_of(task: InferenceTask) -> LikelihoodCases | ConditionalCases:
 
 def check(
     task: InferenceTask,
-    cases: LikelihoodCases | ConditionalCases,
+    cases: LikelihoodCases | LearnedRuns,
     folder: Path | None = None,
 ) -> CheckReport:
     """Test whether posteriors are calibrated.
@@ -115,7 +98,7 @@ def check(
         cases: True values and observations.
         folder: See ``posterior_sampling.sample``.
     """
-    if isinstance(cases, ConditionalCases):
+    if isinstance(cases, LearnedRuns):
         return _check_conditional(task, cases, folder)
     return _check_with_likelihood(task, cases, folder)
 
@@ -151,25 +134,15 @@ def _check_with_likelihood(
     return CheckReport(values, tests, content, checkpoint.fingerprint)
 
 
-def _check_conditional(
-    task: InferenceTask, cases: ConditionalCases, folder: Path | None
-) -> CheckReport:
-    settings, runs, subject = check_settings(task), cases.runs, task.subject
-    nats = surprise_of(subject, cases.observed)
+def _check_conditional(task: InferenceTask, runs: LearnedRuns, folder: Path | None) -> CheckReport:
+    settings, subject = check_settings(task), task.subject
     checkpoint = task.checkpoint(len(runs), runs.tensors, [], folder)
     amortized = task.amortized(task.fine, runs.conditions.to(subject.flow.device))
     with checkpoint.report_interruption():
         values = LearnedCheck(amortized, runs, subject.names).run(checkpoint)
-    near = None
-    if runs.neighbors is not None:
-        nearest, distances = runs.neighbors
-        local = calibrate_near(values, nearest, settings.level)
-        near = results.NearObservations(local, distances, nats)
-    drawn = values.at(slice(runs.count))
-    tests = calibrate(drawn, settings.level)
-    return CheckReport(
-        drawn, tests, _content(task, "model"), checkpoint.fingerprint, near, task.within
-    )
+    tests = calibrate(values, settings.level)
+    content = _content(task, "model")
+    return CheckReport(values, tests, content, checkpoint.fingerprint, task.within)
 
 
 def require_checkable(settings: CheckSettings, subject: Subject) -> None:
@@ -186,8 +159,6 @@ def require_checkable(settings: CheckSettings, subject: Subject) -> None:
     if not subject.condition_names:
         if not settings.of_trials:
             settings.likelihood.require()
-        if settings.condition is not None:
-            raise UsageError("--condition is for conditional networks: leave --condition out")
         return
     if not settings.learned:
         raise UsageError(
@@ -195,7 +166,6 @@ def require_checkable(settings: CheckSettings, subject: Subject) -> None:
             f"--{min(settings.likelihood.typed)} out"
         )
     settings.require_alone()
-    settings.require_densities()
     if settings.truth == "flow":
         raise UsageError(
             "draws of a conditional flow are calibrated with respect to itself, so "

@@ -14,17 +14,10 @@ from dnnlib.logs import logger
 from dnnlib.numbers import beside, rounded
 from torch_utils.results import provenance, save_json
 from training.flow.coordinates.conditions import MOST_CONDITIONS, Surprise
-from training.inference.amortized import SAMPLER
-from training.inference.draws import GAUSSIAN, WEIGHTED
+from training.inference.draws import AMORTIZED, GAUSSIAN
 from training.inference.samplers.twisted import NAME as TWISTED
 from training.inference.summary import FEWEST_OF_MANY, LEVELS, Summary
-from training.measure.posterior.calibration import (
-    FARTHEST,
-    CalibrationCheck,
-    LocalCalibration,
-    RunValues,
-)
-from training.names import MOST_DEBLURRED
+from training.measure.posterior.calibration import CalibrationCheck, RunValues
 
 FAR = 6.0
 """Standard deviations from the prior beyond which an observation causes a warning."""
@@ -53,7 +46,7 @@ WRONG_WIDTH = 1.5
 BOUNDS = "bounds"
 MOST_LINES = 20
 """Largest number of lines of one kind about observations."""
-LARGER = {"--pool": {*WEIGHTED}, "--particles": {TWISTED}}
+LARGER = {"--particles": {TWISTED}}
 """Options that increase the effective sample size of some samplers, besides the number of draws."""
 
 
@@ -182,7 +175,7 @@ def _warn_of_unconverged(numbers: Mapping[str, Any], summary: Summary) -> None:
 def _why(numbers: Mapping[str, Any], summary: Summary, places: Sequence[int]) -> str:
     """Explain why posteriors have not converged for the same reasons, and what to do."""
     names, samplers = summary.reasons(places[0]), numbers["samplers"]
-    if SAMPLER in samplers and "unlike" not in names:
+    if AMORTIZED in samplers and "unlike" not in names:
         return (
             f"The flow and its correction disagree: effective sample size"
             f"{summary.small_ess(places, FEWEST_OF_MANY) or ' rests on a few draws'}. "
@@ -223,12 +216,11 @@ def _report_blur(summary: Summary, names: Sequence[str], blur: Tensor | None) ->
     if not wide:
         return
     row, column = divmod(int(share.argmax()), len(names))
-    offer = " (--deblur draws noise-free points)" if len(names) <= MOST_DEBLURRED else ""
     logger.info(
         "Draws include the noise of the first time, which is not small compared with the "
         f"posterior in {len(wide)} value(s), most of all in {names[column]} of "
         f"observation {row + 1}: noise {float(blur[row, column]):.2g}, posterior standard "
-        f"deviation {float(summary.std[row, column]):.2g}{offer}"
+        f"deviation {float(summary.std[row, column]):.2g}"
     )
 
 
@@ -309,7 +301,9 @@ def report_mixture(numbers: dict[str, Any]) -> None:
         f"{error:.4f}"
     )
     if error > LARGEST_ERROR:
-        logger.warning("Warning: the evidence uses too few draws: give a larger --pool")
+        logger.warning(
+            "Warning: the evidence of some points rests on few draws: weights are approximate"
+        )
     first = numbers["posteriors"][0]
     pairs = zip(first["mean"], first["std"], strict=True)
     shown = ", ".join(f"{mean:.3f} ± {std:.3f}" for mean, std in pairs)
@@ -338,42 +332,6 @@ def report_check(calibration: CalibrationCheck, within: str = BOUNDS) -> None:
         )
 
 
-def report_near(local: LocalCalibration, distances: Tensor, on_average: bool) -> None:
-    """Log for each observation whether posteriors near it are calibrated.
-
-    Args:
-        local: Tests near the observations.
-        distances: Distances ``[M, K]`` of the runs near each observation, in standard deviations.
-        on_average: Whether the posterior is calibrated on average.
-    """
-    for place, test in enumerate(local.tests[:MOST_LINES]):
-        reach = float(distances[place].max())
-        near = f"the {local.runs} simulations nearest to it"
-        within = f"{reach:.2g} standard deviations"
-        p = f"{test.quantity}, p = {test.adjusted:.2g}"
-        failed = place in local.failed
-        if not reach <= FARTHEST:
-            seen = f"posteriors are {test.tendency}" if failed else "no miscalibration was found"
-            verdict = (
-                f"no local test, because {near} lie up to {within} away; among them {seen} ({p})"
-            )
-        elif not failed:
-            verdict = f"no miscalibration found in {near}, within {within} (smallest: {p})"
-        else:
-            begun = "calibrated on average, but not here" if on_average else "not calibrated here"
-            verdict = f"{begun}: the posterior is {test.tendency} ({p}) in {near}, within {within}"
-        logger.info(f"Observation {place + 1}: {verdict}")
-    if len(local.tests) > MOST_LINES:
-        logger.info(
-            f"Posteriors near {len(local.failed)} of {len(local.tests)} observations are "
-            "not calibrated"
-        )
-    logger.info(
-        f"Near an observation, a coverage error of {local.detectable:.0f} points or more "
-        "is detected in 90 % of cases"
-    )
-
-
 def write_numbers(path: Path, form: str, began: float, content: dict[str, Any]) -> None:
     """Write the JSON file of a command that began at the time ``began``."""
     seconds = perf_counter() - began
@@ -386,31 +344,6 @@ def report_files(numbers: Path, arrays: Path, began: float) -> None:
     logger.info(f"Wrote {numbers} and {arrays.name} after {seconds:.1f} s")
 
 
-@dataclass(frozen=True)
-class NearObservations:
-    """Tests of runs near observations.
-
-    Attributes:
-        calibration: Tests of each observation.
-        distances: Distances of the runs ``[M, K]``, in standard deviations.
-        surprise: Surprise of each observation ``[M]`` under the simulations, in nats; None if
-            unknown.
-    """
-
-    calibration: LocalCalibration
-    distances: Tensor
-    surprise: Tensor | None
-
-    def summary(self) -> dict[str, Any]:
-        """Return plain numbers and lists for a JSON file."""
-        summary = self.calibration.summary()
-        for place, one in enumerate(summary["observations"]):
-            one["distance"] = float(self.distances[place, -1])
-            one["local"] = one["distance"] <= FARTHEST
-            one["surprise"] = None if self.surprise is None else float(self.surprise[place])
-        return summary
-
-
 @dataclass(frozen=True, eq=False)
 class CheckReport:
     """Result of a test of calibration.
@@ -420,7 +353,6 @@ class CheckReport:
         calibration: Tests of the runs.
         content: Plain values about the check, such as its options.
         fingerprint: Digest of everything that the runs depend on.
-        near: Tests near observations; None for none.
         within: See ``report_draws``.
     """
 
@@ -428,22 +360,18 @@ class CheckReport:
     calibration: CalibrationCheck
     content: Mapping[str, Any]
     fingerprint: str
-    near: NearObservations | None = None
     within: str = BOUNDS
 
     @property
     def passed(self) -> bool:
         """Whether no test fails."""
-        return self.calibration.passed and not (self.near and self.near.calibration.failed)
+        return self.calibration.passed
 
     @property
     def facts(self) -> dict[str, Any]:
         """The result as plain numbers and lists, as in the JSON file of ``posterior.py check``."""
-        more = {"near": self.near.summary()} if self.near else {}
-        return {**self.content, **self.calibration.summary(), **more}
+        return {**self.content, **self.calibration.summary()}
 
     def log(self) -> None:
         """Log the verdict and the tests that fail."""
         report_check(self.calibration, self.within)
-        if self.near:
-            report_near(self.near.calibration, self.near.distances, self.calibration.passed)

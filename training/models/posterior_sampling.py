@@ -21,14 +21,14 @@ from training.files.posterior_draws import (
     netcdf_bytes,
     save_netcdf,
 )
-from training.inference.amortized import SAMPLER
+from training.inference.draws import AMORTIZED
 from training.inference.likelihoods import Gaussian, Likelihood
 from training.inference.prior import Prior
 from training.inference.summary import RULE, Summary
 from training.inference.target import prior_draws
 from training.inference.trial_likelihoods import TrialLikelihood
 from training.models import posterior_reports as results
-from training.models.calibration import AppliedCalibration, Observations
+from training.models.calibration import AppliedCalibration
 from training.models.checkpoint import Checkpoint, Parts
 from training.models.group_sampling import (
     PosteriorPart,
@@ -38,7 +38,6 @@ from training.models.group_sampling import (
     without_points,
 )
 from training.models.inference import InferenceTask
-from training.models.unusual import among_held_out
 from training.names import UNSOUND
 from training.settings.posterior import SampleSettings
 from training.subjects import Subject
@@ -68,7 +67,6 @@ class Observed:
             itself.
         truth: True points ``[M, D]``; None if they are unknown.
         calibration: Calibration of the network applied to the observations; None for none.
-        unusual: p-values of images among held-out images; None if this is not tested.
     """
 
     numbers: Tensor
@@ -76,7 +74,6 @@ class Observed:
     likelihood: Likelihood | None
     truth: Tensor | None
     calibration: AppliedCalibration | None = None
-    unusual: Observations | None = None
 
     @classmethod
     def of(cls, task: InferenceTask) -> "Observed":
@@ -96,21 +93,9 @@ class Observed:
             count = len(numbers)
             raise UsageError(f"--truth has {len(truth)} rows, but there are {count} observations")
         calibration = AppliedCalibration.of(task, settings, numbers)
-        unusual = None
-        if settings.held_out_images is not None:
-            unusual = among_held_out(
-                task.subject,
-                likelihood,
-                numbers,
-                labels,
-                settings.held_out_images,
-                settings.sampler.seed,
-                settings.refuse,
-            )
-        tested = [None if calibration is None else calibration.observations, unusual]
-        if any(each is not None and each.refuses(settings.refuse) for each in tested):
+        if calibration is not None and calibration.observations.refuses(settings.refuse):
             raise RejectedObservation("an observation was rejected as out of distribution")
-        return cls(numbers, labels, likelihood, truth, calibration, unusual)
+        return cls(numbers, labels, likelihood, truth, calibration)
 
     def saved(self, subject: Subject) -> Tensor | None:
         """Return the observations for the file of draws; None for trials, whose counts differ."""
@@ -129,7 +114,7 @@ class Observed:
         if self.likelihood is None:
             assert self.labels is not None
             learned = task.amortized(task.fine, self.labels.to(task.subject.flow.device))
-            return draw_groups(checkpoint, learned.sample, learned.chains * learned.draws), None
+            return draw_groups(checkpoint, learned.sample, learned.draws), None
         problem = task.problem(self.likelihood, self.numbers, self.labels)
         target = problem.target
         if isinstance(target.likelihood, Gaussian):
@@ -167,7 +152,7 @@ class SampledPosteriors:
         about = self.about
         draws = [draws for draws, _ in self.parts]
         points = torch.cat([each.points for each in draws])
-        known = all(each.log_density is None and SAMPLER not in each.sampler for each in draws)
+        known = all(each.log_density is None and AMORTIZED not in each.sampler for each in draws)
         log_likelihood = torch.cat([each.log_likelihood for each in draws]) if known else None
         own = about.likelihood
         shape = about.run.get("image_shape")
@@ -228,6 +213,10 @@ def sample(
     if not distributed.is_main():
         return None
     draws, summary = without_points(parts)
+    shape = (plan.chains, plan.draws, count)
+    if draws.independent:
+        parts = parts.each(lambda part: (part[0].in_one_chain(), part[1]))
+        shape = (1, task.total, count)
     if nats is not None and subject.surprise is not None:
         summary = summary.with_reason("unlike", nats > subject.surprise.limit)
     sharp = task.sharpened(fine) if settings.learned else fine
@@ -237,7 +226,6 @@ def sample(
         "solvers": task.solvers,
         "samplers": list(draws.sampler),
         **subject.about,
-        **({} if seen.unusual is None else {"p_values": seen.unusual.listed}),
         **(more or {}),
     }
     calibration = seen.calibration
@@ -275,7 +263,7 @@ def sample(
         "seconds": seconds,
         **provenance(),
     }
-    return SampledPosteriors(parts, fine, (plan.chains, plan.draws, count), about, facts, summary)
+    return SampledPosteriors(parts, fine, shape, about, facts, summary)
 
 
 def sample_settings(task: InferenceTask) -> SampleSettings:
@@ -334,7 +322,7 @@ def blur_of(task: InferenceTask, seen: Observed, summary: Summary) -> Tensor | N
     """
     prior, subject = task.fine, task.subject
     corrected = sample_settings(task).correct is not None
-    if prior.deblurred or corrected or not subject.is_readable:
+    if corrected or not subject.is_readable:
         return None
     device, parts = prior.flow.device, []
     for block in torch.split(torch.arange(len(summary.mean)), MOST_BLURRED):
@@ -353,8 +341,8 @@ def errors_of(task: InferenceTask, summary: Summary) -> Tensor | None:
     """
     settings, network = sample_settings(task), task.subject.network
     widths = None if network is None else network.widths
-    usual = settings.sharpen and not (settings.correct or settings.prior.deblur or task.region)
-    if widths is None or not (settings.learned and usual):
+    corrected = settings.correct or task.region
+    if widths is None or corrected or not settings.learned:
         return None
     return widths(summary.mean, summary.std)
 

@@ -49,7 +49,7 @@ from training.models.simulating import run_simulator
 from training.names import FEWEST_RUNS, LIKELIHOOD, script
 from training.settings.declared import from_values
 from training.settings.posterior import CheckSettings, RoundsSettings, SampleSettings
-from training.settings.train import CONDITIONAL, TrainSettings
+from training.settings.train import TrainSettings
 from training.subjects.parameter_priors import ParameterPrior
 
 SHRINKS = 0.8
@@ -124,7 +124,7 @@ class RoundsTask:
                     f"{settings.observation}: rename one"
                 )
         # The fingerprint depends on the contents of files, not on their paths.
-        idle = {"chains", "draws", "observation", "simulator", "prior"}
+        idle = {"draws", "observation", "simulator", "prior"}
         idle |= type(settings).names_that_are("idle")
         options = {key: value for key, value in settings.recorded().items() if key not in idle}
         programs = [simulator, *([prior] if isinstance(prior, UserFunction) else [])]
@@ -405,14 +405,12 @@ class Round:
         """Train a network of the round unless it exists, and return it."""
         settings = self.question.settings
         values = {
-            **settings.training.named(*settings.training.typed),
-            **settings.table.named(*settings.table.typed),
+            **({} if settings.duration is None else {"duration": settings.duration}),
             "cond": True,
             "seed": settings.seed,
             "device_name": settings.run.device_name,
         }
         if network == LIKELIHOOD:
-            values = {name: value for name, value in values.items() if name not in CONDITIONAL}
             values |= {"cond": False, "likelihood": True}
         self.store.train(self.number, network, self.question.name, values)
         return self.made.networks[network]
@@ -431,7 +429,7 @@ class Round:
         try:
             given = {"correct": self.train(LIKELIHOOD), "prior": self.question.prior}
             own, weighted = (
-                self._densities(self.opened(region, 1, COMPARED_DRAWS, each), rows)
+                self._densities(self.opened(region, COMPARED_DRAWS, each), rows)
                 for each in ({}, given)
             )
         except (DataError, UsageError) as error:
@@ -448,14 +446,13 @@ class Round:
             return posterior.log_prob(points, places, EXACT).log_prob[:, 0].cpu().numpy()
 
     def opened(
-        self, region: Region, chains: int, draws: int, weights: Mapping[str, Any] | None = None
+        self, region: Region, draws: int, weights: Mapping[str, Any] | None = None
     ) -> InferenceTask:
         """Return the task of drawing from the round's posterior in a region.
 
         Args:
             region: The region.
-            chains: Number of chains.
-            draws: Number of draws per chain.
+            draws: Number of draws.
             weights: See ``weights``; None for none.
         """
         settings = self.question.settings
@@ -463,7 +460,6 @@ class Round:
             "save_dir": settings.save_dir,
             "network": self.made.model,
             "condition": settings.observation,
-            "chains": chains,
             "draws": draws,
             "seed": settings.seed,
             **(weights or {}),
@@ -476,7 +472,7 @@ class Round:
 
         It serves to determine the next bounds.
         """
-        task = self.opened(region, 1, DRAWS)
+        task = self.opened(region, DRAWS)
         task = replace(task, subject=replace(task.subject, flow=task.subject.flow.to(device)))
         conditions = task.subject.labels(self.question.settings.observation)
         assert conditions is not None
@@ -699,7 +695,7 @@ def in_rounds(task: RoundsTask, store: RoundsInMemory) -> RoundsResult:
         del each["fingerprint"]
     more = {"options": settings.recorded(), "rounds": listed}
     weights = {} if settings.fast else last.weights(region)
-    opened = last.opened(region, settings.chains, settings.draws, weights)
+    opened = last.opened(region, settings.draws, weights)
     seen = Observed.of(opened)
     with process_group(settings.run.device_name) as device:
         sampled = sample(opened.on(device), seen, more=more)

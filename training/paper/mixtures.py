@@ -51,6 +51,7 @@ from training.inference.target import Target
 from training.measure.posterior.calibration import RunValues, run_values
 from training.measure.posterior.convergence import convergence
 from training.measure.posterior.importance import effective_size, smoothed_weights
+from training.names import CHAINS
 
 RADIUS, WIDEST, APART = 1.5, 0.5, 3.0
 """Default components: distance from the origin, largest standard deviation, and distance between
@@ -390,11 +391,11 @@ class MixturePlan:
         weights: True weights ``[K]``; None to draw them from the prior in each run.
         points: Number of points observed in each run, N.
         runs: Number of runs, R.
-        chains: Number of chains, C.
         draws: Number of draws per chain, S.
+        seed: Random seed.
+        chains: Number of chains, C.
         warmup: Number of warmup steps per chain.
         pool: Number of latents drawn of each component, P.
-        seed: Random seed.
     """
 
     components: Components
@@ -402,11 +403,11 @@ class MixturePlan:
     weights: Tensor | None
     points: int
     runs: int
-    chains: int
     draws: int
-    warmup: int
-    pool: int
     seed: int
+    chains: int = CHAINS
+    warmup: int = 200
+    pool: int = 2**14
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,10 @@ from typing import Any
 
 from dnnlib.errors import UsageError
 from dnnlib.files import require_there
-from training.names import FEWEST_NEIGHBORS, FEWEST_RUNS, NEIGHBORS, UNIFORM, command_line, script
+from training.names import FEWEST_RUNS, UNIFORM, command_line, script
 from training.settings import inference, shared
 from training.settings.declared import Declared, option, options_of
-from training.settings.train import TableOptions
-from training.settings.training import TrainingOptions
-from training.settings.types import FILE, NETWORK, Real, TextOrObject, Whole, choice
+from training.settings.types import AMOUNT, FILE, NETWORK, Real, TextOrObject, Whole, choice
 
 
 class CorrectedSettings(inference.CommonSettings):
@@ -28,11 +26,6 @@ class CorrectedSettings(inference.CommonSettings):
         """Whether the likelihood is a network, rather than a correction of a posterior's draws."""
         return super().of_trials and self.correct is None
 
-    def require_densities(self) -> None:
-        """Raise UsageError if draws are to be corrected, but have no log densities."""
-        if self.correct and self.prior.deblur:
-            raise UsageError("--correct needs log densities: leave --deblur out")
-
 
 class SampleSettings(
     CorrectedSettings,
@@ -40,7 +33,7 @@ class SampleSettings(
     "--observation=observed.csv --likelihood=mask --mask=x1 --noise_std=0.1 "
     "--save_dir=out",
     common="network save_dir observation condition likelihood noise_std mask operator "
-    "prior sampler chains draws minutes truth strict seed device_name overwrite",
+    "prior sampler draws minutes truth strict seed device_name overwrite",
 ):
     """Draw from the posterior of each observation.
 
@@ -77,16 +70,11 @@ class SampleSettings(
         help=f"Use the calibration that {script('posterior')} calibrate wrote to the network "
         "file, if there is one.",
     )
-    held_out_images: Path | None = option(
-        help="Images not used in training, to test whether an observation is in distribution: "
-        "they are observed with the same mask and noise",
-    )
     refuse: float | None = option(
         type=Real(0, 1, min_open=True, max_open=True),
-        help="With a calibrated network or --held_out_images: exit with code 3 if the "
-        "out-of-distribution p-value of an observation is at most this number",
+        help="With a calibrated network: exit with code 3 if the out-of-distribution p-value of "
+        "an observation is at most this number",
     )
-    beside: inference.HeldOutOptions = options_of(inference.HeldOutOptions)
 
     @property
     def learned(self) -> bool:
@@ -96,15 +84,13 @@ class SampleSettings(
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_there(self.observation, self.condition, self.truth, self.held_out_images)
-        if not self.held_out and (self.refuse is not None or self.beside.wanted):
+        require_there(self.observation, self.condition, self.truth)
+        if not self.held_out and self.refuse is not None:
             raise UsageError(
-                "--refuse, --function and --conditions_network need the calibration in the "
-                "network file: leave --no-held_out out"
+                "--refuse needs the calibration in the network file: leave --no-held_out out"
             )
         if self.learned:
             self.require_alone()
-            self.require_densities()
             if self.correct and not self.log_prob:
                 raise UsageError("--correct needs log densities: leave --no-log_prob out")
             return
@@ -156,16 +142,6 @@ class CheckSettings(
         help="Number of true values to test, at most the size of the test set.",
     )
     level: float = shared.level("the tests", idle=True)
-    condition: Path | None = option(
-        help="Without a likelihood: table of observations, as for sample --condition. The "
-        "network is also checked near each observation",
-    )
-    neighbors: int | None = option(
-        type=Whole(min=FEWEST_NEIGHBORS),
-        unset=f"{NEIGHBORS}, at most a tenth of the test rows",
-        help="With --condition: number of nearest test rows that test the network near an "
-        "observation",
-    )
     strict: bool = shared.strict("a test fails")
 
     @property
@@ -175,23 +151,15 @@ class CheckSettings(
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_there(self.data_root, self.condition)
+        require_there(self.data_root)
         if self.data_root is not None and self.truth != "data":
             raise UsageError("--data_root is only for --truth=data")
-        if self.condition is not None and not self.learned:
-            raise UsageError(
-                "--condition is for a check without a likelihood: leave the options of the "
-                "likelihood out"
-            )
-        if self.neighbors is not None and self.condition is None:
-            raise UsageError("--neighbors needs --condition")
 
 
 class CalibrateSettings(
     inference.CommonSettings,
     example=f"{command_line('posterior')} calibrate --network=moons.pkl --data_root=moons.npz",
-    common="network save_dir data_root runs dest function conditions_network seed "
-    "device_name overwrite",
+    common="network save_dir data_root runs dest seed device_name overwrite",
 ):
     """Calibrate intervals and regions by conformal prediction.
 
@@ -207,7 +175,6 @@ class CalibrateSettings(
     save_dir: Path = option(
         idle=True, unset="folder of the network file", help="Folder of the results"
     )
-    truth: str = option(type=choice(["data"]), default="data", help="Source of the true values.")
     data_root: Path | None = option(
         help="Calibration set: the data set of the training if it was made with dataset_tool "
         "--kept, or new rows in a data set made with --held-out=0. Not needed for toys",
@@ -220,7 +187,6 @@ class CalibrateSettings(
     dest: Path | None = option(
         idle=True, unset="the file in --network", help="Network file to write"
     )
-    beside: inference.HeldOutOptions = options_of(inference.HeldOutOptions)
 
     @property
     def learned(self) -> bool:
@@ -231,10 +197,6 @@ class CalibrateSettings(
         super().__post_init__()
         require_there(self.data_root)
         network = self.prior.network
-        if network is None:
-            raise UsageError(
-                "calibrate writes to a network file: give --network instead of --data_name"
-            )
         if not isinstance(network, str):  # a model in memory
             return
         if "://" in network and self.dest is None:
@@ -306,8 +268,7 @@ class CompareSettings(
     Declared,
     example=f"{command_line('posterior')} compare --network=a.pkl --network=b.pkl "
     "--prior=uniform --observation=trials.csv --save_dir=out",
-    common="networks priors observation save_dir weights chains draws strict seed "
-    "device_name overwrite",
+    common="networks priors observation save_dir weights draws strict seed device_name overwrite",
 ):
     """Compare models by their evidence.
 
@@ -387,11 +348,10 @@ class PopulationSettings(
         help="Bounds of parameters. A parameter with one bound (speed:0:) is normal after a log "
         "transform, with two bounds (p:0:1) after a probit transform",
     )
-    chains: int = option(type=Whole(min=2), default=4, help="Number of chains.")
-    steps: int = option(
-        type=Whole(min=100),
-        default=1000,
-        help="Number of draws per chain; fewer for hundreds of members or more.",
+    n_draws: int = option(
+        type=Whole(min=400),
+        default=4000,
+        help="Number of draws in total; fewer for hundreds of members or more.",
     )
     strict: bool = shared.strict("the chains have not converged")
     seed: int = shared.seed()
@@ -437,11 +397,10 @@ class MixtureOptions(Declared, section="Mixture"):
     observation: Path | None = option(
         unset="simulated data", help="Table of your own observations, one per row"
     )
-    chains: int = option(default=4, help="Number of chains per data set.")
-    draws: int = option(type=Whole(min=4), default=1000, help="Number of draws per chain.")
-    warmup: int = option(type=Whole(min=0), default=200, help="Number of warmup steps per chain.")
-    pool: int = option(
-        type=Whole(min=100), default=2**14, help="Number of latents drawn per component."
+    draws: int = option(
+        type=Whole(min=16),
+        default=4000,
+        help="Number of draws per data set, in total. Chains divide them equally, rounded up.",
     )
     level: float = shared.level("the tests")
     seed: int = shared.seed()
@@ -462,7 +421,7 @@ class MixtureSettings(
     example=f"{command_line('posterior')} mixture --network=circles.pkl "
     "--likelihood=gaussian --noise_std=0.1 --save_dir=out",
     common="network save_dir components means component_std observation runs points "
-    "likelihood noise_std mask operator chains draws seed device_name overwrite",
+    "likelihood noise_std mask operator draws seed device_name overwrite",
 ):
     """Infer the weights of a Gaussian mixture of latents.
 
@@ -477,8 +436,6 @@ class MixtureSettings(
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if "chain_n_iters" in self.given:
-            raise UsageError("--chain_n_iters is for sample and check: leave --chain_n_iters out")
         if self.likelihood.likelihood not in inference.LIKELIHOODS:
             raise UsageError(
                 f"mixture needs --likelihood, one of {', '.join(inference.LIKELIHOODS)}"
@@ -493,8 +450,8 @@ class RoundsSettings(
     Declared,
     example=f"{command_line('posterior')} rounds --simulator=model.py:simulate "
     "--bounds=rate:0:1,delay:0:5 --observation=observed.csv --save_dir=out",
-    common="save_dir simulator prior bounds observation rounds simulations chains draws "
-    "seed device_name overwrite",
+    common="save_dir simulator prior bounds observation rounds simulations draws seed "
+    "device_name overwrite",
 ):
     """Infer the parameters of one observation in rounds of simulations.
 
@@ -543,20 +500,15 @@ class RoundsSettings(
         help="Leave out the likelihood, which is learned from the last simulations and weights the "
         "draws. It takes about half of the training time, and makes widths more accurate.",
     )
-    chains: int = option(
-        default=4, help="Number of chains that the written draws are divided into."
+    draws: int = option(default=inference.DRAWS, help="Number of draws, in total.")
+    duration: float | None = option(
+        type=AMOUNT,
+        unset="chosen by the number of simulations",
+        help="Length of the training of each round, in million samples",
     )
-    draws: int = option(default=inference.DRAWS, help="Number of draws per chain.")
     seed: int = shared.seed()
     simulating: SimulatorOptions = options_of(SimulatorOptions)
     run: shared.DeviceOptions = options_of(shared.DeviceOptions)
-    training: TrainingOptions = options_of(
-        TrainingOptions,
-        unset=dict.fromkeys(
-            ("duration", "batch", "lr", "ema"), "chosen by the number of simulations"
-        ),
-    )
-    table: TableOptions = options_of(TableOptions)
 
     def __post_init__(self) -> None:
         require_there(self.observation)

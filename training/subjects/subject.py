@@ -34,7 +34,7 @@ from training.names import (
     AMORTIZED_ROWS,
     LEARNED_SOLVER,
     LEARNED_STEPS,
-    MOST_DEBLURRED,
+    MOST_SHARPENED,
     TOY_POOL,
 )
 from training.trained.network import TrainedNetwork
@@ -449,36 +449,33 @@ class Subject(ABC):
         """Return the default number of points per network evaluation without a likelihood."""
         return AMORTIZED_CUDA_ROWS if device.type == "cuda" else AMORTIZED_ROWS
 
-    def prior(self, times: Tensor, solver: Solver, deblurred: bool = False) -> Prior:
+    def prior(self, times: Tensor, solver: Solver) -> Prior:
         """Return the flow as a prior of points, on the flow's device."""
         units = self.units
-        return Prior(self.flow, times, solver, deblurred, units["unit"], units["origin"])
+        return Prior(self.flow, times, solver, units["unit"], units["origin"])
 
-    def neural_posterior(self, steps: int | None = None, deblurred: bool = False) -> Prior:
+    def neural_posterior(self, steps: int | None = None) -> Prior:
         """Return the flow as an amortized posterior: points given conditions, without a likelihood.
 
         Args:
             steps: Steps of ``LEARNED_SOLVER``; None for the integration schedule in the network
                 file.
-            deblurred: Whether to draw noise-free points.
         """
         flow = self.flow
         if steps is None and "points" in flow.integrations:
             return replace(
-                self.prior(*flow.integration("points"), deblurred),
+                self.prior(*flow.integration("points")),
                 integrations=integrations_of(flow),
             )
         times = flow.times(steps or LEARNED_STEPS)
-        return self.prior(times, get_solver(LEARNED_SOLVER), deblurred)
+        return self.prior(times, get_solver(LEARNED_SOLVER))
 
-    def sharpened(self, prior: Prior, wanted: bool = True) -> Prior:
+    def sharpened(self, prior: Prior) -> Prior:
         """Return a prior that removes the noise of the first time from points, to first order.
 
-        Points are not sharpened if ``wanted`` is false, or if they are images, deblurred, or of
-        many dimensions.
+        Points are not sharpened if they are images, or of many dimensions.
         """
-        small = self.is_readable and self.dim <= MOST_DEBLURRED
-        return replace(prior, sharpened=wanted and small and not prior.deblurred)
+        return replace(prior, sharpened=self.is_readable and self.dim <= MOST_SHARPENED)
 
     @property
     def exact(self) -> ProbabilityFlow | None:

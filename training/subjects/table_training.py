@@ -47,7 +47,7 @@ from training.names import (
     DISCRETE,
     LIKELIHOOD,
     MODULE,
-    MOST_DEBLURRED,
+    MOST_SHARPENED,
     PRIOR,
     TABLE,
     TABLE_NETWORK,
@@ -79,7 +79,7 @@ def fit_widths(table: DataTable, seed: int, model: TrainedNetwork) -> None:
     held_out = torch.from_numpy(table.held_out)
     chosen = torch.cat([held_out.nonzero()[:, 0], (~held_out).nonzero()[:, 0]])[:SIMULATIONS]
     rows = table.rows.at(chosen)
-    if len(rows) < FEWEST or rows.conditions is None or table.dim > MOST_DEBLURRED:
+    if len(rows) < FEWEST or rows.conditions is None or table.dim > MOST_SHARPENED:
         return
     subject = TableFlow.of(model, {})
     device = subject.flow.device
@@ -87,7 +87,6 @@ def fit_widths(table: DataTable, seed: int, model: TrainedNetwork) -> None:
         subject.sharpened(subject.neural_posterior()),
         rows.conditions.to(device),
         subject.amortized_block(device),
-        chains=1,
         draws=DRAWS,
         seed=seed,
         fewer=True,

@@ -276,19 +276,19 @@ class TableFlow(Subject):
         places = drawn_rows(path, table, count, seed)
         return points[places], places
 
-    def simulations(self, path: DataSource, count: int, seed: int) -> tuple[Rows, Tensor, Tensor]:
+    def simulations(self, path: DataSource, count: int, seed: int) -> tuple[Rows, Tensor]:
         """Return all rows of a data set with conditions, and the indices of test rows.
 
         Returns:
-            All rows; indices of the held-out rows, or of all rows if none is held out; and
-            ``count`` of these indices, drawn at random.
+            All rows; and indices of ``count`` held-out rows, or of all rows if none is held out,
+            drawn at random.
 
         Raises:
             DataError: The file is broken, or has other columns or conditions, or too few rows.
         """
         table = self.table(path)
         rows = Rows(self._columns_of(path, table), self._conditions_of(path, table))
-        return rows, testable_rows(table), drawn_rows(path, table, count, seed)
+        return rows, drawn_rows(path, table, count, seed)
 
     def dequantized(self, points: Tensor, seed: int) -> Tensor:
         """Return rows ``[n, D]`` with discrete columns dequantized over their bins, on the CPU."""

@@ -133,7 +133,6 @@ def run_chains(
     chains: int,
     warmup: int,
     draws: int,
-    thin: int,
     on_step: Callable[[], object] | None,
 ) -> Draws:
     """Run Markov chains: the warm-up, then the steps whose states are draws.
@@ -145,7 +144,6 @@ def run_chains(
         chains: Number of chains, C.
         warmup: Number of steps before the first draw.
         draws: Number of draws per chain.
-        thin: Number of steps per draw.
         on_step: Called after each step.
     """
     state = kernel.start(start.flatten(0, 1), chains)
@@ -155,15 +153,14 @@ def run_chains(
             on_step()
     kernel.settle()
     kept, accepted = [], torch.zeros(len(start), dtype=torch.float64, device=start.device)
-    for index in range(warmup, warmup + draws * thin):
+    for index in range(warmup, warmup + draws):
         accepted += kernel.step(state, noise, index)
-        if (index - warmup + 1) % thin == 0:
-            kept.append((state.w, state.evaluated.points, state.evaluated.log_likelihood))
+        kept.append((state.w, state.evaluated.points, state.evaluated.log_likelihood))
         if on_step:
             on_step()
     w, points, log_likelihood = (torch.stack(column, dim=1) for column in zip(*kept, strict=True))
     shape, calls = (len(start), chains, draws), kernel.target.calls / len(start)
-    stats = {"acceptance": accepted.cpu() / (draws * thin), **kernel.stats()}
+    stats = {"acceptance": accepted.cpu() / draws, **kernel.stats()}
     return Draws.by(kernel.name, shape, w, points, log_likelihood, calls, stats)
 
 

@@ -48,8 +48,6 @@ by 2 % in eight dimensions. Only fresh draws of the last proposal, fitted at b =
 kept, with weights ``p L / q``; for all others, densities are integrated with half as many steps.
 The populations are independent, and each becomes a chain, so that R-hat compares them.
 
-For a deblurred prior, the further variables are drawn given z and the observation (``place``).
-
 Test of draws with proposals that are wider than the draws.
 
 A region that a sampler missed has no draws, so no weight can reveal it. The test therefore fits a
@@ -562,7 +560,7 @@ def _start(swarm: "Populations", pool: Pool) -> tuple[Tensor, Tensor, Tensor]:
     first = size * (torch.arange(len(picks), device=picks.device) % chains)
     group = pool.group[swarm.which]
     points = pool.points[group[:, None], picks + first[:, None]]
-    return swarm.blurred(swarm.states_of(points)), effective_size(log_weights), exponent
+    return swarm.states_of(points), effective_size(log_weights), exponent
 
 
 def _prior_law(swarm: "Populations", pool: Pool) -> Proposal:
@@ -571,7 +569,7 @@ def _prior_law(swarm: "Populations", pool: Pool) -> Proposal:
     first = count * (torch.arange(len(swarm.which), device=pool.w.device) % swarm.chains)
     rows = first[:, None] + torch.arange(count, device=first.device)
     points = pool.points[pool.group[swarm.which][:, None], rows]
-    states = swarm.blurred(swarm.states_of(points))
+    states = swarm.states_of(points)
     worth = torch.full_like(states[:, 0, 0], count)
     return Proposal.fit(states, worth, swarm.uniform(MOST_ROUNDS - 1)[:, 1:])
 
@@ -617,21 +615,6 @@ class Populations:
         which = self.which.repeat_interleave(points.shape[1])
         return self.target.to_states(rows, which).view_as(points) / self.width
 
-    def blurred(self, states: Tensor) -> Tensor:
-        """Add the noise of the first (least noisy) time to states, if the prior is deblurred.
-
-        Otherwise states include this noise already and are returned unchanged.
-
-        Args:
-            states: States ``[G, n, D]``, n per population.
-        """
-        prior = self.target.prior
-        if not prior.deblurred:
-            return states
-        noise = prior.flow.schedule.noise_variance(prior.times[0]).sqrt() / self.width
-        uniform = self._even(states.shape[1], len(self.width), MOST_ROUNDS)
-        return states + noise * torch.special.ndtri(uniform)
-
     def towards(self, proposal: Proposal, rise: Tensor) -> Proposal:
         """Adapt proposals to increased likelihood exponents, by conditioning on the observation.
 
@@ -642,9 +625,6 @@ class Populations:
         if self.linear is None or not (rise > 0).any():
             return proposal
         operator, covariance = self.linear.operator, self.linear.covariance
-        if self.target.prior.deblurred:
-            blur = self.target.prior.flow.schedule.noise_variance(self.target.prior.times[0])
-            covariance = covariance + (operator * blur) @ operator.T
         noise = covariance[self.which] / rise.clamp_min(1e-9)[:, None, None]
         return proposal.conditioned(operator * self.width, self.linear.observed[self.which], noise)
 
@@ -671,14 +651,9 @@ class Populations:
             count: Number of states per population.
             index: Index of the round.
         """
-        further = self.target.dim - len(self.width)
-        uniform = self._even(count, 1 + len(self.width) + further, index)
-        own, rest = uniform.tensor_split([1 + len(self.width)], dim=2)
-        states = proposal.draw(own)
+        states = proposal.draw(self._even(count, 1 + len(self.width), index))
         flat = (states * self.width).flatten(0, 1)
-        normal = torch.special.ndtri(rest).flatten(0, 1)
-        which = self.which.repeat_interleave(count)
-        placed = self.target.place(flat, normal, which, self.linear)
+        placed = self.target.place(flat, self.which.repeat_interleave(count))
         volume = self.width.log().sum()
         placed = placed._replace(log_prior=placed.log_prior + volume)
         placed = EvaluatedStates(
@@ -870,7 +845,7 @@ def _tested(target: Target, draws: Draws, seeds: Tensor) -> dict[str, Tensor]:
     if "effective_size" in draws.stats:
         of_chain = draws.stats["effective_size"].to(worth) / chains
         worth = of_chain.repeat_interleave(chains).clamp(1, len(rows))
-    fitted = Proposal.fit(swarm.blurred(states), worth, swarm.uniform(0)[:, 1:])
+    fitted = Proposal.fit(states, worth, swarm.uniform(0)[:, 1:])
     swarm.add(fitted.wider(1 + WIDENING / len(swarm.width) ** 0.5), PROPOSED, 0)
     log_weights = swarm.log_weights(torch.ones_like(worth)).view(draws.count, -1)
     smoothed = smoothed_weights(log_weights)
