@@ -4,10 +4,12 @@ Library code raises a subclass of ``InflationError`` whose message a user can ac
 its place, and the remedy. ``run_script`` prints that line and exits with the class's code.
 """
 
+import re
 from collections.abc import Iterable
 from typing import Any
 
 LONGEST_REASON = 200
+_OPTION = re.compile(r"(?<![\w-])--(no-)?([a-z][\w-]*)")
 
 
 class InflationError(Exception):
@@ -61,3 +63,18 @@ def in_one_line(text: str) -> str:
     """
     line = next(iter(text.splitlines()), "")
     return (line if line.isprintable() else ascii(line)[1:-1])[:LONGEST_REASON]
+
+
+def in_python(text: str) -> str:
+    """Return a message for a call of the library, where an option ``--name`` is ``name``.
+
+    Example:
+        >>> in_python("give more --draws, or --sampler=hmc, or --no-held_out")
+        'give more draws, or sampler=hmc, or held_out=False'
+    """
+
+    def argument(match: re.Match[str]) -> str:
+        name = match[2].replace("-", "_")
+        return f"{name}=False" if match[1] else name
+
+    return _OPTION.sub(argument, text)

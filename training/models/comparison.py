@@ -11,6 +11,7 @@ from torch import Tensor
 
 from dnnlib.errors import DataError, UsageError
 from dnnlib.logs import logger
+from dnnlib.warned import warn
 from torch_utils import distributed
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
@@ -225,16 +226,18 @@ def report(comparison: Comparison) -> None:
     logger.info(ERRORS + indication * bool(shifts[row, model] > 0))
     wide = int((error > LARGEST_ERROR).sum())
     if wide:
-        logger.warning(
-            f"Warning: {wide} evidence(s) have sampling errors above {LARGEST_ERROR:g} "
-            "nats: give more --draws"
+        warn(
+            "evidence-error",
+            f"{wide} evidence(s) have sampling errors above {LARGEST_ERROR:g} "
+            "nats: give more --draws",
         )
     missed = int((~converged).any(dim=1).sum())
     if missed:
-        logger.warning(
-            f"Warning: posteriors of {missed} of {len(value)} observations have not "
+        warn(
+            "not-converged",
+            f"posteriors of {missed} of {len(value)} observations have not "
             "converged, so that their evidence may have larger errors than stated: run "
-            f"{script('posterior')} sample for details"
+            f"{script('posterior')} sample for details",
         )
 
 

@@ -24,6 +24,7 @@ from tqdm.auto import tqdm
 from dnnlib.errors import DataError, UsageError
 from dnnlib.files import plain_name
 from dnnlib.logs import logger
+from dnnlib.warned import warn
 from training.data import toys
 from training.data.images.dataset import ImageDataset
 from training.data.images.stacks import ImageStack
@@ -582,10 +583,11 @@ def _hint_at_bounds(names: Sequence[str], rows: np.ndarray, bounds: Mapping[str,
     }
     if uniform:
         ends = [f"{name} on [{low:.4g}, {high:.4g}]" for name, (low, high) in uniform.items()]
-        logger.warning(
-            f"Warning: parameters look uniform: {', '.join(ends)}. If the prior is "
+        warn(
+            "uniform-parameters",
+            f"parameters look uniform: {', '.join(ends)}. If the prior is "
             f"uniform, give its bounds, for example bounds={{'{next(iter(uniform))}': "
-            "(low, high)}: otherwise posteriors extend beyond them"
+            "(low, high)}: otherwise posteriors extend beyond them",
         )
 
 
@@ -662,7 +664,7 @@ def _trained(
             path, made = None if folder is None else _newest(Path(folder), began), None
             if path is None:
                 raise
-            logger.warning(f"Warning: interrupted: the model is from {path.name}")
+            warn("interrupted", f"interrupted: the model is from {path.name}")
         if made is not None:
             model = Model.from_trained(made)
         elif path is not None:

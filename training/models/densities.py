@@ -29,7 +29,7 @@ from torch import Tensor
 from torch.quasirandom import SobolEngine
 
 from dnnlib.errors import DataError, UsageError
-from dnnlib.logs import logger
+from dnnlib.warned import warn
 from torch_utils.seeds import hash_seed, normal_numbers
 from torch_utils.streams import Stream
 from training.flow.bin_averages import has_cells
@@ -418,9 +418,10 @@ class ConditionalDensity:
         smoothed = smoothed_weights(parts.log_weights[:, 0])
         bad = smoothed.k > k_threshold(PER_DRAW * draws)
         for place in bad.nonzero()[:1, 0].tolist():
-            logger.warning(
-                f"Warning: the conditional draws of {int(bad.sum())} observation(s), first of "
-                f"observation {place + 1}, are unreliable: Pareto k is {smoothed.k[place]:.2f}"
+            warn(
+                "unreliable-weights",
+                f"the conditional draws of {int(bad.sum())} observation(s), first of "
+                f"observation {place + 1}, are unreliable: Pareto k is {smoothed.k[place]:.2f}",
             )
         order = z_order(parts.others[:, 0])
         seeds = torch.tensor([hash_seed(seed, place) for place in range(count)])

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from dnnlib.errors import UsageError
 from dnnlib.logs import logger
+from dnnlib.warned import warn
 from torch_utils import distributed
 from training.files.lookahead import load_lookahead, lookahead_file, save_lookahead
 from training.files.posterior import load_part, save_part
@@ -129,9 +130,7 @@ def seconds_of_a_call(target: Target) -> float:
 def _warn_of_idle(plan: SamplingPlan) -> None:
     """Warn of options that the chosen sampler does not use."""
     if "particles" in plan.typed and plan.sampler not in ("auto", "twisted"):
-        logger.warning(
-            f"Warning: --particles has no effect on {plan.sampler}: it belongs to twisted"
-        )
+        warn("idle-option", f"--particles has no effect on {plan.sampler}: it belongs to twisted")
 
 
 def planned(problem: Problem, plan: SamplingPlan, count: int) -> tuple[Problem, SamplingPlan]:
@@ -158,9 +157,10 @@ def planned(problem: Problem, plan: SamplingPlan, count: int) -> tuple[Problem, 
     require_lookahead(target)
     name = target.prior.flow.schedule.name
     if name.startswith("PRR") and distributed.is_main():
-        logger.warning(
-            "Warning: populations of twisted particles seldom agree for networks that "
-            f"compress dimensions, such as {name}: use a network that keeps all dimensions"
+        warn(
+            "compressed-flow",
+            "populations of twisted particles seldom agree for networks that "
+            f"compress dimensions, such as {name}: use a network that keeps all dimensions",
         )
     # Ranks share the work.
     each = _mean_of_ranks(seconds_of_a_call(target), target) / distributed.world_size()
@@ -235,9 +235,10 @@ def _report_time(
     if reliable * each > seconds:
         rough = "approximate" if least * each > seconds else "of few particles"
         minutes = ceil(reliable * each / SHARE_OF_CALLS / 60)
-        logger.warning(
-            f"Warning: results will be {rough}, and may not converge: {RELIABLE} particles need "
-            f"--minutes={minutes} or more, or a faster network"
+        warn(
+            "little-time",
+            f"results will be {rough}, and may not converge: {RELIABLE} particles need "
+            f"--minutes={minutes} or more, or a faster network",
         )
 
 
@@ -354,9 +355,10 @@ def look_ahead(target: Target, ahead: LookAhead, path: Path | None, in_file: boo
 def _warn_of_few_steps(measured: list[Measured]) -> None:
     advised = max(each.advised or 0 for each in measured)
     if advised and distributed.is_main():
-        logger.warning(
-            f"Warning: {len(measured[0].times) - 1} particle steps are few for this "
-            f"prior, which needs {advised}: posterior widths may be off by 5 % or more"
+        warn(
+            "few-steps",
+            f"{len(measured[0].times) - 1} particle steps are few for this "
+            f"prior, which needs {advised}: posterior widths may be off by 5 % or more",
         )
 
 

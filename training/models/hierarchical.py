@@ -13,6 +13,7 @@ from torch import Tensor
 from dnnlib.errors import DataError, UsageError
 from dnnlib.logs import logger
 from dnnlib.numbers import beside, rounded
+from dnnlib.warned import warn
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
 from training.data.tables.formats import listed
@@ -332,4 +333,4 @@ def report(
             "--n_draws."
         )
     if why:
-        logger.warning(f"Warning: the population has not converged. {' '.join(why)}")
+        warn("not-converged", f"the population has not converged. {' '.join(why)}")

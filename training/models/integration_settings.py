@@ -12,6 +12,7 @@ from torch import Tensor
 
 from dnnlib.errors import UsageError
 from dnnlib.logs import logger
+from dnnlib.warned import warn
 from torch_utils import distributed
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
@@ -204,7 +205,7 @@ def recorded_eps(text: str | None, used: LatentChoice) -> str:
 
 def _warn(text: str) -> None:
     if distributed.is_main():
-        logger.warning(f"Warning: {text}")
+        warn("latents", f"{text}")
 
 
 PILOTS = 64

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from dnnlib.logs import logger
 from dnnlib.numbers import beside, rounded
+from dnnlib.warned import warn
 from torch_utils.results import provenance, save_json
 from training.flow.coordinates.conditions import MOST_CONDITIONS, Surprise
 from training.inference.draws import AMORTIZED, GAUSSIAN
@@ -61,11 +62,12 @@ def warn_of_far(deviations: Tensor, names: Sequence[str]) -> None:
     observation, number = divmod(farthest, deviations.shape[1])
     name = names[number] if names else f"number {number + 1}"
     if deviations.flatten()[farthest] > FAR:
-        logger.warning(
-            f"Warning: in observation {observation + 1}, {name} is "
+        warn(
+            "far-from-prior",
+            f"in observation {observation + 1}, {name} is "
             f"{deviations.flatten()[farthest]:.3g} standard deviations from its prior "
             "mean: check that its unit is that of the data. (Correct values can be so "
-            "far off where the data hardly vary.)"
+            "far off where the data hardly vary.)",
         )
 
 
@@ -88,15 +90,16 @@ def warn_of_outliers(distribution: Surprise | None, conditions: Tensor) -> Tenso
     nats: Tensor = distribution(conditions).cpu()
     unlike = (nats > distribution.limit).nonzero()[:, 0].tolist()
     for place in unlike[:MOST_LINES]:
-        logger.warning(
-            f"Warning: observation {place + 1} is out of distribution: its surprise is "
+        warn(
+            "out-of-distribution",
+            f"observation {place + 1} is out of distribution: its surprise is "
             f"{float(nats[place]):.3g} nats above that of a typical simulation, and 99.9 "
-            f"% of simulations have at most {distribution.limit:.3g}"
+            f"% of simulations have at most {distribution.limit:.3g}",
         )
     if len(unlike) > MOST_LINES:
-        logger.warning(
-            f"Warning: {len(unlike) - MOST_LINES} more of {len(nats)} "
-            "observations are out of distribution"
+        warn(
+            "out-of-distribution",
+            f"{len(unlike) - MOST_LINES} more of {len(nats)} observations are out of distribution",
         )
     return nats
 
@@ -140,9 +143,10 @@ def report_draws(
     if leaked is not None:
         _report_leaked(leaked["mean"], leaked["largest"], within)
         if within != BOUNDS and leaked["largest"] > MOST_LEAKED:
-            logger.warning(
-                f"Warning: most of the posterior lies beyond {within}, which misses it: "
-                "give more --simulations, or fewer --rounds"
+            warn(
+                "region-misses-posterior",
+                f"most of the posterior lies beyond {within}, which misses it: "
+                "give more --simulations, or fewer --rounds",
             )
     held = numbers.get("truths_held")
     if held is not None:
@@ -232,16 +236,15 @@ def _warn_of_narrow(summary: Summary, names: Sequence[str], blur: Tensor | None)
     rows = (ratio < NARROW).any(dim=1).nonzero()[:, 0].tolist()
     for row in rows[:MOST_LINES]:
         column = int(ratio[row].argmin())
-        logger.warning(
-            f"Warning: the posterior of observation {row + 1} is nearly as narrow as the noise of "
+        warn(
+            "narrow",
+            f"the posterior of observation {row + 1} is nearly as narrow as the noise of "
             f"the first time in {names[column]} (standard deviation "
             f"{float(summary.std[row, column]):.2g}, noise {float(blur[row, column]):.2g}): its "
-            "width is not reliable, and probably too large. Train with a smaller --gamma0."
+            "width is not reliable, and probably too large. Train with a smaller --gamma0.",
         )
     if len(rows) > MOST_LINES:
-        logger.warning(
-            f"Warning: so are the posteriors of {len(rows) - MOST_LINES} more observations"
-        )
+        warn("narrow", f"so are the posteriors of {len(rows) - MOST_LINES} more observations")
 
 
 def _warn_of_widths(errors: Tensor | None, names: Sequence[str]) -> None:
@@ -258,17 +261,16 @@ def _warn_of_widths(errors: Tensor | None, names: Sequence[str]) -> None:
         rows = (worst > WRONG_WIDTH).nonzero()[:, 0].tolist()
         for row in rows[:MOST_LINES]:
             column = int(columns[row])
-            logger.warning(
-                f"Warning: the posterior of observation {row + 1} may be too {kind} in "
+            warn(
+                "width",
+                f"the posterior of observation {row + 1} may be too {kind} in "
                 f"{names[column]}: at simulations with similar posteriors, errors are "
                 f"{float(errors[row, column]):.2g} times the posterior standard "
                 "deviation. Train on more simulations, or weight the draws with a "
-                "learned likelihood (--correct)."
+                "learned likelihood (--correct).",
             )
         if len(rows) > MOST_LINES:
-            logger.warning(
-                f"Warning: so may be the posteriors of {len(rows) - MOST_LINES} more observations"
-            )
+            warn("width", f"so may be the posteriors of {len(rows) - MOST_LINES} more observations")
 
 
 def _report_leaked(mean: float, largest: float, within: str) -> None:
@@ -277,10 +279,11 @@ def _report_leaked(mean: float, largest: float, within: str) -> None:
         f"{largest:.2%} of one observation"
     )
     if largest > MOST_LEAKED and within == BOUNDS:
-        logger.warning(
-            "Warning: for that observation most of the flow's mass is outside the "
+        warn(
+            "outside-bounds",
+            "for that observation most of the flow's mass is outside the "
             "bounds, and draws come from the small rest: train with --bounded=map, which "
-            "respects bounds"
+            "respects bounds",
         )
 
 
@@ -301,9 +304,7 @@ def report_mixture(numbers: dict[str, Any]) -> None:
         f"{error:.4f}"
     )
     if error > LARGEST_ERROR:
-        logger.warning(
-            "Warning: the evidence of some points rests on few draws: weights are approximate"
-        )
+        warn("few-draws", "the evidence of some points rests on few draws: weights are approximate")
     first = numbers["posteriors"][0]
     pairs = zip(first["mean"], first["std"], strict=True)
     shown = ", ".join(f"{mean:.3f} ± {std:.3f}" for mean, std in pairs)

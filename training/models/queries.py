@@ -15,6 +15,7 @@ import torch
 
 from dnnlib.errors import DataError, UsageError
 from dnnlib.logs import logger
+from dnnlib.warned import warn
 from torch_utils.seeds import hash_seed, seeded_generator
 from torch_utils.streams import Stream
 from training.data.tables.encoding import contradicted, encode
@@ -90,11 +91,12 @@ class Interval:
         elif held_out and flow.held is not None:
             level = flow.held.content(place, self.share, known)
             if 0 < flow.held.counts[place] < (needed := fewest(self.share)):
-                logger.warning(
-                    f"Warning: only {flow.held.counts[place]} validation cells of "
+                warn(
+                    "few-validation-cells",
+                    f"only {flow.held.counts[place]} validation cells of "
                     f"'{flow.empty.names[place]}' "
                     f"exist: calibrated intervals of {self.said} need at least {needed}, "
-                    "so these may cover less"
+                    "so these may cover less",
                 )
         return np.stack([(1 - level) / 2, np.full(len(known), 0.5), (1 + level) / 2], axis=1)
 
@@ -112,9 +114,10 @@ class Interval:
         scores = torch.from_numpy(flow.contents(values, known[which], place))
         level = float(asked(scores, self.share))
         if level > FARTHEST:
-            logger.warning(
-                f"Warning: validation cells of '{name}' lie beyond the widest intervals "
-                f"of the flow: intervals end there, and may cover less than {self.said}"
+            warn(
+                "beyond-widest-interval",
+                f"validation cells of '{name}' lie beyond the widest intervals "
+                f"of the flow: intervals end there, and may cover less than {self.said}",
             )
             level = FARTHEST
         logger.info(
@@ -143,10 +146,11 @@ def require_of_training(flow: RecordFlow, records: DataTable) -> None:
             "been trained on: give the training data set, or a table of new rows"
         )
     if records.held_out.all() and (again := flow.repeated(records)):
-        logger.warning(
-            f"Warning: at least {again} of these {len(records)} rows are in the data set "
+        warn(
+            "rows-of-training",
+            f"at least {again} of these {len(records)} rows are in the data set "
             "of the training, most of which was trained on: predictions for new rows may "
-            "be worse"
+            "be worse",
         )
 
 
@@ -241,7 +245,7 @@ class Asking:
                 source, empty.columns, missing_values=missing_values, asked=asked, like=empty
             )
         for line in [*lines, *contradicted(records, empty)]:
-            logger.warning(f"Warning: {line}")
+            warn("dropped-columns", f"{line}")
         self._warn_of_far(records.values, asked)
         return records
 
@@ -253,9 +257,10 @@ class Asking:
             counts += flow.space.beyond(values[start : start + BLOCK], reach).sum(axis=0)
         for name, count in zip(flow.empty.names, counts.tolist(), strict=True):
             if count and name not in asked:
-                logger.warning(
-                    f"Warning: column '{name}' has {count} value(s) far outside the range "
-                    "of the training data: predictions from them are extrapolations"
+                warn(
+                    "far-from-data",
+                    f"column '{name}' has {count} value(s) far outside the range "
+                    "of the training data: predictions from them are extrapolations",
                 )
 
     def fill(self, records: DataTable, interval: Interval) -> Sheet:

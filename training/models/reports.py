@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from dnnlib.logs import logger
+from dnnlib.warned import warn
 from training.data.tables.formats import listed
 from training.data.tables.reading import is_missing_indicator
 from training.data.tables.schema import CATEGORY
@@ -60,7 +60,7 @@ def warn_if_longer(what: str, seconds: float, minutes: float | None, why: str) -
         why: Part of the work that is not included in these minutes, in words.
     """
     if minutes is not None and seconds > 60 * minutes * LONGER:
-        logger.warning(
-            f"Warning: {what} took {seconds / 60:.2g} minutes, more than --minutes={minutes:g}: "
-            f"{why}"
+        warn(
+            "over-time",
+            f"{what} took {seconds / 60:.2g} minutes, more than --minutes={minutes:g}: {why}",
         )

@@ -20,6 +20,7 @@ from torch import Tensor
 from dnnlib.errors import DataError, UsageError
 from dnnlib.files import atomic_path, plain_name, require_folder, require_new
 from dnnlib.logs import logger
+from dnnlib.warned import warn
 from torch_utils.distributed import process_group
 from torch_utils.results import provenance
 from torch_utils.seeds import hash_seed
@@ -288,10 +289,11 @@ class Round:
                 while owner.base < owner.round - 1:  # such a round has the region of its base
                     owner = before[owner.base - 1]
                 base = owner.base
-                logger.warning(
-                    f"Warning: {beyond:.0%} of the posterior lies beyond the region of "
+                warn(
+                    "region-misses-posterior",
+                    f"{beyond:.0%} of the posterior lies beyond the region of "
                     "the last round, which therefore misses it: this round uses the "
-                    "region before, without the simulations of the discarded one"
+                    "region before, without the simulations of the discarded one",
                 )
             elif base:
                 posterior = self.before.posterior(region, device)
@@ -376,11 +378,12 @@ class Round:
         sound = data.isfinite().all(dim=1)
         failed = int((~sound).sum())
         if failed:
-            logger.warning(
-                f"Warning: {failed:,} of {len(sound):,} simulations failed "
+            warn(
+                "failed-simulations",
+                f"{failed:,} of {len(sound):,} simulations failed "
                 f"({failed / len(sound):.2%}) "
                 "and are left out: if failures depend on the parameters, the posterior "
-                "is biased"
+                "is biased",
             )
         return points[sound], data[sound]
 
@@ -703,9 +706,10 @@ def in_rounds(task: RoundsTask, store: RoundsInMemory) -> RoundsResult:
     assert sampled is not None
     store.save_draws(sampled, model.denoiser.schedule.name)
     if held_out < FEWEST_RUNS:
-        logger.warning(
-            f"Warning: the posterior was not checked: {held_out} simulations of the last "
-            f"round are held out, and a check needs {FEWEST_RUNS}. {TOO_NARROW}"
+        warn(
+            "not-checked",
+            f"the posterior was not checked: {held_out} simulations of the last "
+            f"round are held out, and a check needs {FEWEST_RUNS}. {TOO_NARROW}",
         )
         return RoundsResult(sampled, model, None)
     logger.info(f"Check within the region, on {held_out} held-out simulations:")
@@ -740,8 +744,9 @@ def warn_of_weak_check(runs: int, detectable: float) -> None:
     """
     share = undetected_narrowness(detectable)
     if share > NARROW:
-        logger.warning(
-            f"Warning: the check used {runs} held-out simulations, which may not detect "
+        warn(
+            "weak-check",
+            f"the check used {runs} held-out simulations, which may not detect "
             f"posteriors less than {100 * share:.0f} % too narrow (larger errors are "
-            f"detected in 90 % of cases). {TOO_NARROW}"
+            f"detected in 90 % of cases). {TOO_NARROW}",
         )

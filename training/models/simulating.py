@@ -22,6 +22,7 @@ from dnnlib.errors import DataError, UsageError
 from dnnlib.files import require_folder
 from dnnlib.logs import logger
 from dnnlib.numbers import natural
+from dnnlib.warned import warn
 from torch_utils.calls import call_simulator
 from training.data.tables.formats import numbered
 from training.files.simulator_runs import SimulatorRuns
@@ -174,9 +175,10 @@ def run_simulator(
         raise DataError(f"{program}: all {count:,} simulations failed: {runs.failures[0]}")
     if runs.failures:
         first, message = min(runs.failures.items())
-        logger.warning(
-            f"Warning: {len(runs.failures):,} of {count:,} simulations raised an exception, for "
-            f"example number {first}: {message}"
+        warn(
+            "failed-simulations",
+            f"{len(runs.failures):,} of {count:,} simulations raised an exception, for "
+            f"example number {first}: {message}",
         )
     return runs.data, dict(sorted(runs.failures.items()))
 

@@ -11,6 +11,7 @@ from torch import nn
 from dnnlib.errors import DataError, UsageError, agree
 from dnnlib.files import require_writable
 from dnnlib.logs import logger
+from dnnlib.warned import warn
 from torch_utils.determinism import algorithms
 from torch_utils.distributed import process_group
 from torch_utils.results import provenance
@@ -255,7 +256,7 @@ def with_wanted_conditions(settings: TrainSettings, table: DataTable, path: Path
         more = "--cond makes the flow conditional on these columns"
         if table.has_missing:
             more = "--likelihood models these data, also where some are missing"
-        logger.warning(f"Warning: ignoring {left_out}: {more}")
+        warn("ignored-conditions", f"ignoring {left_out}: {more}")
     return one_of_each(table.without_conditions())
 
 

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from dnnlib.errors import DataError, UsageError
-from dnnlib.logs import logger
+from dnnlib.warned import warn
 from torch_utils import distributed
 from torch_utils.seeds import seeded_generator, uniform_numbers
 from torch_utils.streams import Stream
@@ -227,9 +227,10 @@ class ImageFlow(Subject):
         dataset = self.dataset(required(path), count, seed)
         pixels = dataset.read(range(len(dataset)))[0].flatten(1)
         if seen := self.repeated(row_numbers(pixels.double().numpy())):
-            logger.warning(
-                f"Warning: {self.data_name} was trained on at least {seen} of "
-                f"{len(pixels)} images of {path}: posteriors of new images may be worse"
+            warn(
+                "images-of-training",
+                f"{self.data_name} was trained on at least {seen} of "
+                f"{len(pixels)} images of {path}: posteriors of new images may be worse",
             )
         return pixels.double()
 
@@ -283,9 +284,10 @@ class ImageFlow(Subject):
             and (rows % 1 != 0).any()
             and distributed.is_main()
         ):
-            logger.warning(
-                f"Warning: {path} has no value outside -1 to 1: observations and their "
-                "noise are in gray levels, 0 to 255"
+            warn(
+                "units",
+                f"{path} has no value outside -1 to 1: observations and their "
+                "noise are in gray levels, 0 to 255",
             )
         return rows
 

@@ -19,7 +19,7 @@ from scipy.stats import norm
 from torch import Tensor, nn
 
 from dnnlib.errors import DataError, UsageError
-from dnnlib.logs import logger
+from dnnlib.warned import warn
 from torch_utils import distributed
 from training.data.tables.formats import TableSource, listed
 from training.data.tables.making import EXACT
@@ -226,12 +226,13 @@ class LearnedLikelihood:
             return
         count, others = int(trials.counts[most]), int((shifts > CLOSE).sum()) - 1
         more = f" {others} more observation(s) are affected." if others else ""
-        logger.warning(
-            f"Warning: the posterior means of observation {most + 1} ({count} trials) have errors "
+        warn(
+            "likelihood-error",
+            f"the posterior means of observation {most + 1} ({count} trials) have errors "
             f"of {float(shifts[most]):.2g} standard deviations or more, because the likelihood "
             f"{self.table.data_name} was learned from only {self.trained_on:,} simulated trials: "
             "simulate more trials, and check with as many trials per observation "
-            f"({script('posterior')} check).{more}"
+            f"({script('posterior')} check).{more}",
         )
 
     def trials(self, path: TableSource) -> Trials:

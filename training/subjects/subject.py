@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from dnnlib.errors import DataError, UsageError
-from dnnlib.logs import logger
+from dnnlib.warned import warn
 from torch_utils import distributed
 from torch_utils.results import save_json
 from training.data.images.stacks import GRAY_RANGE
@@ -498,7 +498,7 @@ class Subject(ABC):
     def warn_of_others(self, contradicted: Iterable[str], where: str) -> None:
         """Log warnings about columns left out of the training that contradict the other columns."""
         for line in contradicted if distributed.is_main() else ():
-            logger.warning(f"Warning: {where}: {line}; the flow models the other columns")
+            warn("dropped-columns", f"{where}: {line}; the flow models the other columns")
 
     @abstractmethod
     def samples(self, path: DataSource | None, count: int | None, seed: int) -> Samples:

@@ -23,6 +23,7 @@ from torch import nn
 
 from dnnlib.errors import UsageError, agree
 from dnnlib.logs import logger
+from dnnlib.warned import warn
 from torch_utils import distributed
 from torch_utils.seeds import seeded_generator
 from torch_utils.snapshots import first_line
@@ -366,7 +367,7 @@ class TableTraining(Training):
             resumed.take_coordinates(coordinates)
         far = preparation.describe_far_rows(coordinates, space)
         if far:
-            logger.warning(f"Warning: {far}, or try --marginals={AXES_TOO}")
+            warn("far-held-out", f"{far}, or try --marginals={AXES_TOO}")
         return space, coordinates
 
 
