@@ -17,7 +17,7 @@ from training.flow.solvers import SOLVERS
 from training.flow.widths import Widths
 from training.models import posterior_reports as posterior_results
 
-FEW = ("--chains=2", "--draws=30", "--n_iters=3", "--batch-gpu=64")
+FEW = ("--draws=60", "--n_iters=3")
 
 
 @pytest.fixture(scope="module")
@@ -36,10 +36,10 @@ def done(sample, tmp_path_factory):
 def test_draws_densities_and_intervals_are_written(done, simulations):
     arrays, got = drawn(done), only_json(done)
     x = arrays["posterior/x"]
-    assert x.shape == (2, 30, 3, 2)
+    assert x.shape == (1, 60, 3, 2)
     assert arrays["posterior/coordinate"].tolist() == ["a", "b"]
     assert np.abs(x[..., 0]).max() < 1
-    assert arrays["sample_stats/lp"].shape == (2, 30, 3)
+    assert arrays["sample_stats/lp"].shape == (1, 60, 3)
     assert "sample_stats/log_likelihood" not in arrays
     np.testing.assert_array_equal(arrays["observed_data/y"], np.load(simulations / "seen.npy"))
     assert (got["samplers"], got["converged"], got["r_hat"]) == ({"flow": 3}, 3, None)
@@ -130,15 +130,15 @@ def test_draws_are_corrected_by_a_posterior_of_the_users(sample, tmp_path):
     assert first["ess_bulk"]["a"] == pytest.approx(first["statistics"]["effective_size"])
     refused(sample(tmp_path / "no", f"{option}:other"), 2, "no function 'other'")
     refused(sample(tmp_path / "no", "--correct=none.py:f"), 2, "--correct", "FILE.py:function")
-    for other in ("--no-log_prob", "--deblur"):
-        refused(sample(tmp_path / "no", f"{option}:posterior", other), 2, "--correct", other)
+    alone = sample(tmp_path / "no", f"{option}:posterior", "--no-log_prob")
+    refused(alone, 2, "--correct", "--no-log_prob")
 
 
 def test_a_likelihood_makes_a_flow_a_prior(sample, simulations, tmp_path):
     write_csv(tmp_path / "points.csv", ["a"], np.array([[0.1], [0.2], [-0.3]]))
-    more = ("--likelihood=mask", "--mask=a", "--noise_std=0.3", "--sampler=pool", "--pool=200")
+    more = ("--likelihood=mask", "--mask=a", "--noise_std=0.3", "--sampler=pool")
     good(sample(tmp_path, f"--observation={tmp_path / 'points.csv'}", *more))
-    assert drawn(tmp_path)["sample_stats/log_likelihood"].shape == (2, 30, 3)
+    assert drawn(tmp_path)["sample_stats/log_likelihood"].shape == (1, 60, 3)
     two = write_csv(tmp_path / "two.csv", ["a"], np.zeros((2, 1)))
     result = sample(tmp_path / "no", f"--observation={two}", *more)
     refused(result, 2, "3 rows of conditions", "2 obs")
@@ -147,7 +147,7 @@ def test_a_likelihood_makes_a_flow_a_prior(sample, simulations, tmp_path):
 @pytest.fixture(scope="module")
 def check(simulations):
     place = (f"--network={simulations / 'network.pkl'}", f"--data_root={simulations / 'runs.npz'}")
-    few = ("--truth=data", "--runs=24", "--chains=2", "--draws=10", "--n_iters=3")
+    few = ("--truth=data", "--runs=24", "--draws=20", "--n_iters=3")
     return starter(posterior, "check", *place, *few)
 
 
@@ -155,12 +155,10 @@ def checked(folder):
     return only_json(folder), load_arrays(folder / "runs_PRP_posterior_check.npz")
 
 
-def test_a_check_asks_whether_held_out_simulations_are_found_again(check, simulations, tmp_path):
-    rows = np.array([[0.3, 0.4], [-1.5, 1.5]])
-    far = write_csv(tmp_path / "seen.csv", SIMULATION_NAMES[2:], rows)
-    text = good(check(tmp_path / "out", f"--condition={far}")).out
+def test_a_check_asks_whether_held_out_simulations_are_found_again(check, tmp_path):
+    text = good(check(tmp_path / "out")).out
     got, arrays = checked(tmp_path / "out")
-    assert (got["question"], got["options"]["draws"]) == ("model", 10)
+    assert (got["question"], got["options"]["draws"]) == ("model", 20)
     names = ["a", "b", "log density"]
     assert arrays["names"].tolist() == names
     assert (arrays["ranks"].shape, arrays["crps"].shape) == ((24, 3), (24, 2))
@@ -171,31 +169,15 @@ def test_a_check_asks_whether_held_out_simulations_are_found_again(check, simula
     assert 0 < leaked.mean() == pytest.approx(got["leaked"]["mean"])
     assert leaked.max() == pytest.approx(got["leaked"]["largest"])
     assert f"{leaked.mean():.2%} of draws" in text
-    assert got["near"]["neighbors"] == 20
-    near = got["near"]["observations"]
-    assert [one["quantity"] in names for one in near] == [True, True]
-    assert near[0]["surprise"] < 2 < near[1]["surprise"]
-    assert near[0]["distance"] < 2 < near[1]["distance"]
-    assert [one["local"] for one in near] == [False, False]
-    assert "observation 2 is out of distribution" in text
-    assert "Observation 1: no local test" in text
     assert sorted(path.suffix for path in (tmp_path / "out").iterdir()) == [".json", ".npz"]
-    # The runs that are drawn at random are the same without observations.
-    good(check(tmp_path / "alone"))
-    alone, same = checked(tmp_path / "alone")
-    assert "near" not in alone
-    np.testing.assert_allclose(same["crps"], arrays["crps"])
 
 
 def test_others_truths_are_not_found_again(check, simulations, tmp_path):
     arrays = load_arrays(simulations / "runs.npz")
     moved = {**arrays, "points": arrays["points"] / 9 + 0.8 * np.sign(arrays["points"])}
     np.savez(tmp_path / "moved.npz", **moved)
-    given = (f"--data_root={tmp_path / 'moved.npz'}", f"--condition={simulations / 'seen.csv'}")
-    result = check(tmp_path / "out", *given, "--runs=60", "--strict")
+    moved = f"--data_root={tmp_path / 'moved.npz'}"
+    result = check(tmp_path / "out", moved, "--runs=60", "--strict")
     assert result.code == 3
     got, _ = checked(tmp_path / "out")
     assert got["verdict"].startswith("Not calibrated")
-    # A test that is not local fails too, but claims nothing of the observation.
-    assert "Observation 1: no local test" in result.out
-    assert "not here" not in result.out

@@ -452,7 +452,12 @@ def test_a_prior_of_numbers_has_the_density_of_the_answers(network, tmp_path):
 
 def test_posteriors_know_the_levels_observed(sold, network, tmp_path):
     seen, out = tmp_path / "seen.csv", tmp_path / "out"
-    noise = ("--likelihood=mask", "--mask=total", "--noise_std=40", "--sampler=pool", "--pool=1000")
+    noise = (
+        "--likelihood=mask",
+        "--mask=total",
+        "--noise_std=40",
+        "--sampler=pool",
+    )
     options = (f"--network={network}", *noise, "--draws=50", f"--save_dir={out}")
     seen.write_text("city,total,till\nRome,400,1\nOslo,400,3\n")
     printed = run_script(posterior, "sample", *options, f"--observation={seen}").out

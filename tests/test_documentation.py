@@ -79,11 +79,11 @@ class Shell:
         options = [word for word in words if word.startswith("-")]
         # What a training that is cut short calls its network.
         words = [word.replace("snapshot-001000", "snapshot-000000") for word in words]
-        few = FEW.get(name, []) + ["--runs=20", "--chains=1"] * ("check" in words[:1])
+        few = FEW.get(name, []) + ["--runs=20"] * ("check" in words[:1])
         if name == "train" and any(re.fullmatch(r"--data=.*\.npz", word) for word in words):
             of_levels = any("flashes" in word for word in words)  # which have no linear start
             few = [each for each in FEW_ROWS if not (of_levels and "linear" in each)]
-        of_rounds = ["--simulations=150", "--draws=20", *FEW_ROWS]
+        of_rounds = ["--simulations=150", "--draws=20", "--duration=0.0004"]
         few = {"population": [], "rounds": of_rounds}.get(words[0], few)
         with quick_endings():
             done = run_script(importlib.import_module(name), *words, *few)
@@ -109,7 +109,7 @@ def test_every_block_of_a_page_runs(page, toy_network, tmp_path, monkeypatch):
             with quick_endings():
                 few = MANY.sub("20", block["text"])
                 # Of posteriors with a likelihood, a pool alone that they are chosen from.
-                few = few.replace("}, draws=50", "}, draws=50, pool=300, sampler='pool'")
+                few = few.replace("}, draws=50", "}, draws=50, sampler='pool'")
                 few = few.replace(".train()", ".train(duration=0.0004)")
                 exec(compile(few, page, "exec"), names)
 

@@ -4,7 +4,6 @@ import shutil
 
 import numpy as np
 import pytest
-import torch
 from scipy.stats import norm
 
 import dataset_tool
@@ -18,14 +17,14 @@ from tests.support.running import good, refusal, refused, run_script, starter
 from torch_utils.snapshots import read_network, write_network
 from training import Guarantee
 from training.inference.guarantee import HeldOutTruths
-from training.models.calibration import DENSE, OutlierScores, of_flow, volume_line
+from training.models.calibration import OutlierScores, volume_line
 from training.models.inference import InferenceTask
 from training.settings.inference import LikelihoodOptions, PriorOptions
 from training.settings.posterior import CalibrateSettings
 from training.subjects import open_prior
 from training.trained.network import TrainedNetwork
 
-FEW = ("--chains=2", "--draws=20", "--n_iters=3", "--batch-gpu=64")
+FEW = ("--draws=40", "--n_iters=3")
 COUNT = 60
 
 
@@ -53,8 +52,7 @@ def shelf(simulations, tmp_path_factory):
         "def wrong(points, draw):\n    return simulate(points, draw) + 9\n"
     )
     place = (f"--network={simulations / 'network.pkl'}", f"--dest={folder / 'network.pkl'}")
-    options = (f"--data_root={fresh}", f"--function={folder / 'mine.py'}:total")
-    result = run_script(posterior, "calibrate", *place, *options, *FEW)
+    result = run_script(posterior, "calibrate", *place, f"--data_root={fresh}", *FEW)
     (folder / "said.txt").write_text(good(result).out)
     return folder
 
@@ -62,8 +60,7 @@ def shelf(simulations, tmp_path_factory):
 @pytest.fixture(scope="module")
 def sample(simulations, shelf):
     place = (f"--network={shelf / 'network.pkl'}", f"--condition={simulations / 'seen.csv'}")
-    own = (*place, f"--function={shelf / 'mine.py'}:total", "--n_iters=none")
-    return starter(posterior, "sample", *FEW, *own)
+    return starter(posterior, "sample", *FEW, *place, "--n_iters=none")
 
 
 @pytest.fixture(scope="module")
@@ -79,14 +76,14 @@ def done(sample, tmp_path_factory):
 def test_calibrations_in_networks_say_what_they_guarantee(shelf, simulations):
     network, before = (TrainedNetwork.load(at / "network.pkl") for at in (shelf, simulations))
     assert network.digest() == before.digest()
-    assert network.held_out.quantities == ["a", "b", "total"]
+    assert network.held_out.quantities == ["a", "b"]
     content = only_json(shelf, "*_calibration.json")
     held_out = content["held_out"]
     assert (held_out["truths"], held_out["near"]) == (COUNT, 50)
     assert held_out["holding"]["0.9"]["mean"] == pytest.approx(55 / 61)
     assert content["verdict"] in (shelf / "said.txt").read_text()
-    task = np.sort(np.abs(2 * network.held_out.ranks[:, 2].numpy() - 1))[54]
-    assert held_out["levels"]["0.9"]["total"] == pytest.approx(task)
+    task = np.sort(np.abs(2 * network.held_out.ranks[:, 1].numpy() - 1))[54]
+    assert held_out["levels"]["0.9"]["b"] == pytest.approx(task)
 
 
 def test_samples_come_as_the_flow_says_and_as_held_out(done, shelf):
@@ -99,8 +96,8 @@ def test_samples_come_as_the_flow_says_and_as_held_out(done, shelf):
     low, high = first["flow"]["0.9"]["a"]
     both = draws[:, :, 0].reshape(-1, 2)
     assert ((both[:, 0] >= low) & (both[:, 0] <= high)).mean() == pytest.approx(0.9, abs=0.03)
-    low, high = first["flow"]["0.5"]["total"]
-    assert ((both.sum(1) >= low) & (both.sum(1) <= high)).mean() == pytest.approx(0.5, abs=0.03)
+    low, high = first["flow"]["0.5"]["b"]
+    assert ((both[:, 1] >= low) & (both[:, 1] <= high)).mean() == pytest.approx(0.5, abs=0.03)
     densest = arrays["sample_stats/lp"][:, :, 0] >= first["flow"]["0.8"]["log_density"]
     assert densest.mean() == pytest.approx(0.8, abs=0.03)
     assert 0.05 < first["p_value"] <= 1
@@ -138,11 +135,10 @@ def test_calibrated_intervals_say_how_much_larger_they_are(done, shelf):
 
 def test_python_calibrates_as_scripts_do(shelf, simulations, tmp_path):
     place = {"network": simulations / "network.pkl", "dest": tmp_path / "network.pkl"}
-    options = {"chains": 2, "draws": 20, "n_iters": 3, "batch_gpu": 64, **place}
-    options["function"] = (f"{shelf / 'mine.py'}:total",)
+    options = {"draws": 40, "n_iters": 3, **place}
     made = Guarantee.calibrate(data_root=shelf / "fresh.npz", **options)
     own = Guarantee.open(shelf / "network.pkl")
-    assert repr(made) == "Guarantee(60 calibration cases of a, b, total)"
+    assert repr(made) == "Guarantee(60 calibration cases of a, b)"
     assert (made.truths.held_out.ranks == own.truths.held_out.ranks).all()
     assert made.holding(0.9).mean == pytest.approx(55 / 61)
     p = made.p_values(np.array([[0.0, 0.0], [-1.5, 1.5]]))
@@ -175,10 +171,9 @@ def test_what_no_data_resemble_is_refused_before_any_draws(sample, tmp_path):
 def test_calibrations_are_for_the_draws_they_were_made_of(sample, simulations, shelf, tmp_path):
     other = ("--n_iters=4",)
     refused(sample(tmp_path, *other), 2, "n_iters = 3, not 4", "--no-held_out")
-    refused(sample(tmp_path, "--n_iters=3", "--function=none"), 2, "=total: give", "--no-held_out")
-    good(sample(tmp_path / "own", *other, "--function=none", "--no-held_out"))
+    good(sample(tmp_path / "own", *other, "--no-held_out"))
     assert "held_out" not in only_json(tmp_path / "own")
-    plain = (f"--network={simulations / 'network.pkl'}", "--function=none", "--refuse=0.1")
+    plain = (f"--network={simulations / 'network.pkl'}", "--refuse=0.1")
     refused(sample(tmp_path, *plain), 2, "posterior.py calibrate")
     parts, about = read_network(shelf / "network.pkl")
     parts["held_out"].arguments["network"] = "0" * 64
@@ -212,7 +207,7 @@ def test_rows_that_a_training_saw_are_no_fresh_truths(simulations, questions_run
 def test_observations_with_a_likelihood_are_held_out_and_refused_too(toy_network, tmp_path):
     """The middle of circles is a gap: no simulated observation is near it."""
     network = toy_network("--data_name=circles", "--dims_to_keep=1", "--tmax=5")
-    made = ("--noise_std=0.05", "--sampler=pool", "--pool=400", "--draws=20", "--n_iters=3")
+    made = ("--noise_std=0.05", "--sampler=pool", "--draws=80", "--n_iters=3")
     place = (f"--network={network}", f"--dest={tmp_path / 'network.pkl'}", "--runs=99")
     good(run_script(posterior, "calibrate", *place, *made))
     seen = write_csv(tmp_path / "seen.csv", ["x1", "x2"], np.array([[1.25, 1.25], [0.0, 0.0]]))
@@ -239,24 +234,10 @@ def test_images_and_tables_are_looked_at_by_their_own_flows_and_are_not_used_twi
             prior=PriorOptions(network=str(path)),
             likelihood=LikelihoodOptions(noise_std="1", given=frozenset({"noise_std"})),
         )
-        odd = OutlierScores.of(InferenceTask.open(settings), settings.beside, seen)
-        other = OutlierScores.of(
-            InferenceTask.open(settings), settings.beside, seen + 9 * seen.std(dim=0)
-        )
+        odd = OutlierScores.of(InferenceTask.open(settings), seen)
+        other = OutlierScores.of(InferenceTask.open(settings), seen + 9 * seen.std(dim=0))
         assert odd.values.shape == (20, names)
         assert (other.values[:, :3] > odd.values[:, :3]).double().mean() > 0.9
-
-
-def test_flows_of_any_question_have_densities_of_columns(questions_run, houses):
-    prior = open_prior(TrainedNetwork.open(str(questions_run / "network-snapshot-000004.pkl")))
-    rows = prior.truths(houses, 30, 0)[:, [0, 0]]
-    points, given = prior.of_columns(["other", prior.names[0]], rows)
-    density = of_flow(prior, points, given=given)[DENSE]
-    values = np.full((len(rows), len(prior.answers.empty.columns)), np.nan)
-    values[:, prior.answers.space.numbers[0]] = rows[:, 0]
-    expected = torch.from_numpy(prior.answers.log_prob(values, ~np.isnan(values))[0])
-    assert (density - expected).std() < 0.05 * expected.std()
-    assert "numeric columns size" in refusal(prior.of_columns, ["other"], rows, kind=UsageError)
 
 
 def test_a_model_is_held_against_what_was_observed(done, shelf, tmp_path):

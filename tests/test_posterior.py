@@ -30,19 +30,9 @@ from training.settings.posterior import RoundsSettings
 from training.subjects.image_training import hashes_of
 
 OBSERVATIONS = "x1,x2\n0.5,0.5\n1,-0.2\n-1.2,0.3\n0.1,1.1\n0.4,-0.9\n"
-FEW = (
-    *(
-        "--noise_std=0.3",
-        "--sampler=elliptical",
-        "--chains=2",
-        "--draws=12",
-        "--warmup=3",
-        "--pool=300",
-    ),
-    *("--n_iters=3", "--chain_n_iters=2", "--batch-gpu=64"),
-)
-MIXED = ("--data_name=circles", "--n_iters=6", "--pool=512", "--device_name=cpu")
-SMALL = ("--points=20", "--chains=2", "--draws=100", "--warmup=50")
+FEW = ("--noise_std=0.3", "--sampler=elliptical", "--draws=48", "--n_iters=3")
+MIXED = ("--n_iters=6", "--device_name=cpu")
+SMALL = ("--points=20", "--draws=200")
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +63,7 @@ def check(toy_network):
 @pytest.fixture(scope="module")
 def done(sample, tmp_path_factory):
     folder = tmp_path_factory.mktemp("done")
-    assert "5 of 5 have not converged" in good(sample(folder, "--draws=45")).out
+    assert "5 of 5 have not converged" in good(sample(folder, "--draws=90")).out
     return folder
 
 
@@ -82,13 +72,13 @@ def test_arviz_opens_the_draws_and_measures_what_we_do(done, arviz):
     data, got = arviz.from_netcdf(path), only_json(done)
     x = data.posterior["x"]
     assert x.dims == ("chain", "draw", "observation", "coordinate")
-    assert x.shape == data.posterior["z"].shape == (2, 45, 5, 2)
+    assert x.shape == data.posterior["z"].shape == (4, 23, 5, 2)
     assert x.coords["coordinate"].values.tolist() == ["x1", "x2"]
     np.testing.assert_array_equal(data.posterior["x2"], x[..., 1])
     assert data.posterior["z"].coords["latent"].values.tolist() == ["z1", "z2"]
     assert "coordinate" not in data.posterior["z"].coords
     assert "effective_size" not in data.posterior.attrs  # no weights chose these draws
-    assert data.sample_stats["log_likelihood"].shape == (2, 45, 5)
+    assert data.sample_stats["log_likelihood"].shape == (4, 23, 5)
     np.testing.assert_array_equal(data.observed_data["y"][1], [1, -0.2])
     assert {"network_calls", "acceptance", "fine_k"} <= set(data.constant_data.data_vars)
     # A state that a chain stays at is computed in two places, which round it differently.
@@ -113,7 +103,7 @@ def test_the_numbers_say_what_was_done(done):
     assert got["samplers"] == {"elliptical": 5}
     assert (got["observations"], got["coordinates"]) == (5, ["x1", "x2"])
     draws = good(run_script(info, next(done.glob("*.nc")))).out
-    assert all(fact in draws for fact in ("2 chains of 45 for each", "5, the first", "2: x1, x2"))
+    assert all(fact in draws for fact in ("4 chains of 23 for each", "5, the first", "2: x1, x2"))
     assert got["points"] == "with the noise of the first time"
     assert got["solvers"]["points"] == {"solver": "exp_ab2", "n_iters": 3}
     assert 0 == got["converged"] < got["network_calls"]
@@ -134,10 +124,10 @@ def test_strict_exits_with_three_where_some_have_not_converged(sample, tmp_path)
     )
     assert re.search(said, result.out), "chains have no pool to enlarge"
     assert len(drawn(tmp_path / "few")["posterior/x"])
-    few = ("--draws=2", "--chains=1")  # without any R-hat
+    few = ("--draws=4",)  # without any R-hat
     assert sample(tmp_path / "two", "--strict", *few).code == 3
     assert only_json(tmp_path / "two")["r_hat"] is None
-    enough = ("--sampler=pool", "--pool=4000", "--noise_std=1.5")
+    enough = ("--sampler=pool", "--noise_std=1.5")
     assert sample(tmp_path / "enough", "--strict", *enough).code == 0
     assert only_json(tmp_path / "enough")["converged"] == 5
 
@@ -207,13 +197,12 @@ def test_a_likelihood_of_the_users_own(sample, tmp_path):
 
 def test_images_are_observed_in_gray_levels(files, tmp_path):
     network, source = f"--network={files / 'images.pkl'}", f"--observation={files / 'blobs.zip'}"
-    few = ["--noise_std=20", "--draws=3", "--warmup=2", "--chains=2", "--n_iters=2"]
-    few += ["--chain_n_iters=2", "--sampler=pool", "--pool=100"]
+    few = ["--noise_std=20", "--draws=4", "--n_iters=2", "--sampler=pool"]
     start = starter(posterior, "sample", network, *few)
     chains = ("--likelihood=mask", "--mask=upper-half", "--sampler=elliptical")
     good(start(tmp_path / "chains", source, *chains))
     got = drawn(tmp_path / "chains")
-    assert got["posterior/x"].shape == (2, 3, 3, 64)
+    assert got["posterior/x"].shape == (4, 1, 3, 64)
     assert got["observed_data/y"].shape == (3, 32)
     assert 0 <= got["observed_data/y"].min() < got["observed_data/y"].max() <= 255
     given = (tmp_path / "small", "--likelihood=linear", "--operator=downsample:2")
@@ -308,7 +297,11 @@ def test_the_model_of_images_is_checked_by_images(check, files, tmp_path):
     write_image_set(tmp_path / "many.zip", 40, classes=3)
     root = f"--data_root={tmp_path / 'many.zip'}"
     for name in ("classes", "images"):
-        given = (f"--network={files / name}.pkl", "--truth=data", "--noise_std=20", "--pool=100")
+        given = (
+            f"--network={files / name}.pkl",
+            "--truth=data",
+            "--noise_std=20",
+        )
         assert check(tmp_path / name, *given, root).code == 0
         got, arrays = only_json(tmp_path / name), load_arrays(next((tmp_path / name).glob("*.npz")))
         assert arrays["names"].tolist()[:2] == ["pixel0", "pixel1"]
@@ -336,12 +329,17 @@ def test_a_check_that_was_cut_short_goes_on(check, tmp_path):
     assert_same(one, other)
 
 
-def test_weights_are_found_again(tmp_path):
-    options = (*MIXED, *SMALL, "--noise_std=0.1", "--runs=21")
+@pytest.fixture(scope="module")
+def circles(toy_network):
+    return f"--network={toy_network('--data_name=circles')}"
+
+
+def test_weights_are_found_again(circles, tmp_path):
+    options = (circles, *MIXED, *SMALL, "--noise_std=0.1", "--runs=21")
     result = good(run_script(posterior, "mixture", *options, f"--save_dir={tmp_path}"))
     got = load_json(tmp_path / "circles_PRP_mixture.json")
     arrays = load_arrays(tmp_path / "circles_PRP_mixture.npz")
-    assert arrays["weights"].shape == (21, 2, 100, 3)
+    assert arrays["weights"].shape == (21, 4, 50, 3)
     assert arrays["truth"].shape == (21, 3)
     assert arrays["observed"].shape == (21, 20, 2)
     np.testing.assert_allclose(arrays["weights"].sum(axis=3), 1)
@@ -355,18 +353,22 @@ def test_weights_are_found_again(tmp_path):
     assert np.corrcoef(mean.ravel(), arrays["truth"].ravel())[0, 1] > 0.5
 
 
-def test_observations_components_and_weights_can_be_given(tmp_path):
+def test_observations_components_and_weights_can_be_given(circles, tmp_path):
     means, seen = tmp_path / "means.csv", tmp_path / "seen.npy"
     means.write_text("a,b\n-2,0\n2,0\n", encoding="utf-8")
     np.save(seen, np.array([[0.1], [0.3], [-0.2], [0.5], [0.0]]))
     options = (f"--means={means}", f"--observation={seen}", "--likelihood=mask", "--mask=x1")
     place = f"--save_dir={tmp_path / 'out'}"
-    good(run_script(posterior, "mixture", *MIXED, *options, "--noise_std=0.3", "--draws=50", place))
+    good(
+        run_script(
+            posterior, "mixture", circles, *MIXED, *options, "--noise_std=0.3", "--draws=50", place
+        )
+    )
     got = load_json(tmp_path / "out" / "circles_PRP_mixture.json")
     assert got["calibration"] is None
     assert got["components"] == {"mean": [[-2, 0], [2, 0]], "std": [0.5, 0.5]}
     assert "truth" not in got["posteriors"][0]
-    options = (*MIXED, *SMALL, "--noise_std=0.2", "--runs=3", "--weights=0.2,0.3,0.5")
+    options = (circles, *MIXED, *SMALL, "--noise_std=0.2", "--runs=3", "--weights=0.2,0.3,0.5")
     assert run_script(posterior, "mixture", *options, f"--save_dir={tmp_path}").code == 0
     arrays = load_arrays(tmp_path / "circles_PRP_mixture.npz")
     assert (arrays["truth"] == [0.2, 0.3, 0.5]).all()
@@ -382,7 +384,7 @@ def test_rounds_narrow_and_go_on_where_they_were_cut_short(shelf, tmp_path):
     old = set(first["points"].ravel()) & set(second["points"].ravel())
     assert len(second["points"]) == 80 - two["failed"] + len(old) == two["rows"]
     x = drawn(whole)["posterior/x"]
-    assert (x.shape, np.abs(x).max() < 1) == ((4, 20, 1, 1), True)
+    assert (x.shape, np.abs(x).max() < 1) == ((1, 20, 1, 1), True)
 
     calls, command = shelf.folder / "calls.txt", COMMANDS["posterior rounds"]
     before, given = calls.read_text(), [*command.given(shelf), *command.at(place)]

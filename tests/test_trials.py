@@ -29,7 +29,7 @@ from training.subjects.likelihoods import LearnedLikelihood
 from training.trained.network import TrainedNetwork
 
 NAMES = ["id", "mu", "tau", "y", "n", "t"]
-POOL = ("--chains=2", "--draws=60", "--pool=400", "--sampler=pool")
+POOL = ("--draws=60", "--sampler=pool")
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +91,12 @@ def test_members_of_a_population_are_drawn(shelf, tmp_path):
     place = (f"--network={shelf / 'one.pkl'}", "--prior=uniform", f"--save_dir={tmp_path}")
     good(run_script(posterior, "sample", *place, f"--observation={tmp_path / 'five.csv'}", *POOL))
     [draws] = tmp_path.glob("*_posterior.nc")
-    asked = (f"--draws={draws}", *place[1:], "--bounds=tau:-1:1", "--steps=100", "--chains=2")
+    asked = (
+        f"--draws={draws}",
+        *place[1:],
+        "--bounds=tau:-1:1",
+        "--steps=100",
+    )
     said = good(run_script(posterior, "population", *asked)).out
     assert "tau: population mean (of its probit between -1 and 1) " in said
     content = only_json(tmp_path, "*_population.json")
@@ -108,7 +113,11 @@ def test_members_of_a_population_are_drawn(shelf, tmp_path):
     second = (place[0], f"--prior={distribution}", f"--save_dir={tmp_path / '2'}")
     good(run_script(posterior, "sample", *second, f"--observation={tmp_path / 'five.csv'}", *POOL))
     [draws] = (tmp_path / "2").glob("*_posterior.nc")
-    again = (f"--draws={draws}", *second[1:], "--steps=100", "--chains=2")
+    again = (
+        f"--draws={draws}",
+        *second[1:],
+        "--steps=100",
+    )
     good(run_script(posterior, "population", *again))
     more = only_json(tmp_path / "2", "*_population.json")
     assert more["prior"] == content["prior"]
@@ -281,7 +290,7 @@ def test_trials_may_lack_data_if_those_of_simulations_did(shelf, tmp_path):
         trained(tmp_path / "run", train, data, "--likelihood", *SMALL)
     network = network_file(tmp_path / "run")
     (tmp_path / "seen.csv").write_text("dataset,y,n,t\n1,0.1,,0.5\n1,,3,0.2\n2,0.4,2,0.9\n")
-    few = ("--chains=2", "--draws=20", "--pool=100", "--sampler=pool")
+    few = ("--draws=20", "--sampler=pool")
     place = (f"--network={network}", "--prior=uniform", f"--save_dir={tmp_path / 'out'}", *few)
     good(run_script(posterior, "sample", *place, f"--observation={tmp_path / 'seen.csv'}"))
     assert np.isfinite(drawn(tmp_path / "out")["constant_data/evidence"]).all()

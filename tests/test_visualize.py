@@ -119,10 +119,11 @@ def test_a_bad_file_is_named_at_the_end_and_the_others_are_drawn(tmp_path):
     refused(run_script(visualize, path, f"--dest={tmp_path / 'none'}"), 1, message)
 
 
-def test_what_scripts_wrote_is_reported(toy, tmp_path):
-    fast = ("--n_iters=4", "--pool=400", "--sampler=pool")
-    check = ("--data_name=circles", *fast, f"--save_dir={tmp_path}")
-    seen = ("--likelihood=mask", "--mask=x2", "--noise_std=0.3", "--runs=20", "--draws=10")
+def test_what_scripts_wrote_is_reported(toy, toy_network, tmp_path):
+    fast = ("--n_iters=4", "--sampler=pool")
+    network = toy_network("--data_name=circles", "--dims_to_keep=1", "--tmax=5")
+    check = (f"--network={network}", *fast, f"--save_dir={tmp_path}")
+    seen = ("--likelihood=mask", "--mask=x2", "--noise_std=0.3", "--runs=20", "--draws=40")
     assert run_script(posterior, "check", *check, *seen).code == 0
     (tmp_path / "notes.txt").touch()
     (tmp_path / "broken.npz").write_bytes(b"no zip")

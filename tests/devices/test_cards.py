@@ -187,8 +187,8 @@ FEW_ROUNDS = {
 }
 
 
-def prior_on(device, deblurred=False):
-    prior = gaussian_prior(deblurred=deblurred)
+def prior_on(device):
+    prior = gaussian_prior()
     prior.flow.to(device)
     return replace(prior, times=prior.times.to(device))
 
@@ -213,13 +213,6 @@ def test_draws_are_the_cpus(cuda, sampler, monkeypatch):
     expected, got = (drawn(problem_on(device), sampler, **FEW) for device in (CPU, CARD))
     torch.testing.assert_close(got.points.cpu(), expected.points)
     torch.testing.assert_close(got.log_likelihood.cpu(), expected.log_likelihood)
-
-
-def test_points_without_the_noise_of_the_first_time(cuda):
-    prior = prior_on(CARD, deblurred=True)
-    w = torch.ones(3, prior.dim, dtype=torch.float64, device=CARD)
-    assert prior.points(w).points.device == CARD
-    assert {moment.device for moment in prior.moments()} == {CARD}
 
 
 def test_an_eigenbasis_is_fitted_on_the_card(cuda):
@@ -397,7 +390,7 @@ def test_models_compute_on_their_card_and_only_results_come_back(cuda, monkeypat
         yield "sample", lambda: table.sample(count)
         yield "given", lambda: model.sample(count, given=seen)
         posterior = model.posterior(n_iters=count // 2, log_prob=False)
-        yield "draws", lambda: posterior.sample(seen, draws=2 * count, chains=1).points
+        yield "draws", lambda: posterior.sample(seen, draws=2 * count).points
 
     expected = {name: call() for name, call in calls(4)}
     for each in (table, model):

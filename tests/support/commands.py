@@ -190,10 +190,7 @@ MEASURED = (
     "--detector={0.detector} --device_name=cpu --num_images=11 --kid_features=5 --workers=0"
     " --batch=3"
 )
-POSTERIOR = (
-    "--noise_std=0.3 --chains=2 --draws=5 --warmup=1 --pool=301 --n_iters=3 --chain_n_iters=2"
-    " --device_name=cpu"
-)
+POSTERIOR = "--noise_std=0.3 --draws=5 --n_iters=3 --device_name=cpu"
 FEW_POINTS = "--total_samples=7 --steps=3 --save_freq=2 --device_name=cpu"
 MELT = "{0[toy_pfODE_int-exact/*_melt_results.npz]}"
 RESIDUALS = "calc_net_residuals_autocorrelations"
@@ -287,27 +284,25 @@ ALL = (
     Command(
         "posterior compare",
         "--network={0.likelihood} --network={0.likelihood} --prior=uniform"
-        " --observation={0.trials} --draws=20 --pool=300 --device_name=cpu",
+        " --observation={0.trials} --draws=20 --device_name=cpu",
         tolerance=0,
     ),
     Command(
         "posterior population",
-        "--draws={0[posterior-sample/*.nc]} --prior=uniform --bounds=x1:-9:9 --steps=100"
-        " --chains=2",
+        "--draws={0[posterior-sample/*.nc]} --prior=uniform --bounds=x1:-9:9 --n_draws=400",
         tolerance=0,
     ),
     Command(
         "posterior rounds",
         "--simulator={0.simulator}:simulate --bounds=theta:-1:1 --rounds=2"
-        " --observation={0.folder}/one.csv --simulations=160 --draws=20 --width=8 --depth=1"
-        " --duration=0.001 --linear_start=on --bounded=map --marginals=none --whiten=zca"
-        " --cond_screen=off --device_name=cpu",
+        " --observation={0.folder}/one.csv --simulations=160 --draws=20"
+        " --duration=0.001 --device_name=cpu",
     ),
     Command("posterior predict", "--draws={0[posterior-sample/*.nc]} --simulations=9", tolerance=0),
     Command(
         "posterior mixture",
-        "--network={0.toy} --noise_std=0.3 --points=7 --runs=5 --pool=130 --chains=2 --draws=9"
-        " --warmup=3 --n_iters=3 --device_name=cpu",
+        "--network={0.toy} --noise_std=0.3 --points=7 --runs=5 --draws=16"
+        " --n_iters=3 --device_name=cpu",
         # On some processors BLAS rounds a row of a product by its place among the others.
         tolerance=1e-12,
         foreign=("--observation",),

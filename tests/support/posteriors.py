@@ -26,12 +26,12 @@ ROWS = 256
 STEPS = 2
 
 
-def gaussian_prior(dim=2, deblurred=False, error=0, **units):
+def gaussian_prior(dim=2, error=0, **units):
     """A Gaussian prior: its denoiser is exact, or off by an error, and points are affine in w."""
     schedule = InflationSchedule.to_dimension(dim, dim, top_variance=2.0, gamma0=0.05)
     flow = gaussian_flow(random_basis(dim), schedule, error)
     solver = get_solver("exp_ab2", 1e-6, 1e-6)
-    return Prior(flow, flow.times(STEPS), solver, deblurred, **units)
+    return Prior(flow, flow.times(STEPS), solver, **units)
 
 
 def affine(prior):
@@ -125,7 +125,7 @@ def moments_on_grid(points, log_prior, likelihood, observed):
 
 def problem(prior, likelihood, observed, coarse=None):
     target = Target(prior, likelihood, observed, ROWS)
-    return Problem(target, coarse or prior, list(range(len(observed))), not prior.deblurred)
+    return Problem(target, coarse or prior, list(range(len(observed))))
 
 
 def drawn(which, sampler, seed=0, on_part=None, **others):

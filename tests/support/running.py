@@ -137,7 +137,7 @@ def rough_courses(model, plan, until=None):
 @contextmanager
 def quick_endings():
     """Trainings fit little when they end: calibrations, laws of latents and courses are others'
-    business, and would take most of the time."""
+    business, and would take most of the time. Posteriors have few prior draws and steps."""
     with (
         mock.patch.multiple("training.learning.finishing", MELT_STEPS=3, CHECK_STEPS=20, FEWEST=60),
         mock.patch.multiple("training.learning.finishing", STEPS_PER_ROW=1, FEWEST_STEPS=40),
@@ -150,6 +150,10 @@ def quick_endings():
         mock.patch("training.learning.run.find_integrations", rough_courses),
         mock.patch("training.subjects.table_training.MOST_STEPS", 0),
         mock.patch.multiple("training.subjects.table_training", SIMULATIONS=250, DRAWS=4),
+        mock.patch("training.subjects.subject.Subject.pool", 512),
+        mock.patch("training.subjects.images.ImageFlow.pool", 128),
+        mock.patch("training.models.inference.LEARNED_POOL", 512),
+        mock.patch.dict("training.inference.sampling.WARMUP", elliptical=3, hmc=3),
     ):
         yield
 

@@ -86,6 +86,7 @@ class SamplingPlan:
             approximations, where there is no time for a sampler.
         chains: Number of chains per observation, C.
         draws: Number of draws per chain, S.
+        warmup: Number of steps before the draws; None for the sampler's default.
         pool: Number of prior draws, for ``auto``, ``pool``, ``refined`` and ``annealed``.
         first: Number of prior draws in the first round of ``auto``, if the data have few
             dimensions; equal to ``pool`` if many observations share the draws.
@@ -100,6 +101,7 @@ class SamplingPlan:
     sampler: str = "auto"
     chains: int = CHAINS
     draws: int = 1000
+    warmup: int | None = None
     pool: int = 2**17
     first: int = FIRST
     seed: int = 0
@@ -364,7 +366,7 @@ def _chains(problem: Problem, plan: SamplingPlan, pool: Pool | None, on_part: On
         raise UsageError(
             "hmc needs gradients, which this likelihood does not have: choose another sampler"
         )
-    warmup = WARMUP[plan.sampler]
+    warmup = WARMUP[plan.sampler] if plan.warmup is None else plan.warmup
     steps = warmup + plan.draws
 
     def run_on(coarse: Target, on_coarse: OnPart) -> Draws:

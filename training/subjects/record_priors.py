@@ -148,38 +148,6 @@ class RecordPrior(TableFlow):
                 flags[:, at] = level_of(values[:, at], atoms) >= 0
         return flags
 
-    def of_columns(self, names: Sequence[str], rows: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return points and network inputs for the joint density of the named columns alone.
-
-        All other columns are marginalized over.
-
-        Args:
-            names: Names of the columns.
-            rows: Values ``[M, C]`` of these columns.
-
-        Raises:
-            UsageError: None of the columns is a number of the flow.
-        """
-        space, own = self.answers.space, self.names
-        asked = torch.tensor([name in names for name in own])
-        if not asked.any():
-            raise UsageError(
-                f"{self.data_name} has the numeric columns {listed(own)}: give a flow of "
-                f"{listed(names)}"
-            )
-        # A column that is not asked for gets its middle, which has the same density for all rows.
-        points = space.middle.repeat(len(rows), 1)
-        shared = [name for name in own if name in names]
-        points[:, asked] = rows.cpu().double()[:, [list(names).index(name) for name in shared]]
-        states = torch.where(asked, ASKED, ABSENT)[None]
-        level_states = torch.full((1, len(space.categories)), ABSENT)
-        levels = self._at_no_atom(level_states)
-        of_atoms = slice(level_states.shape[1] - len(space.atoms), None)
-        levels[:, of_atoms] = levels[:, of_atoms].masked_fill(~asked[space.atoms], ABSENT)
-        level_states[levels >= 0] = KNOWN
-        nothing = EncodedRows(torch.full((1, len(own)), torch.nan), levels)
-        return points, {"labels": pack(nothing, states, level_states, space.level_counts)}
-
     def _at_no_atom(self, levels: Tensor) -> Tensor:
         """Return levels ``[n, C]`` in which numbers with atoms are at no atom."""
         space = self.answers.space

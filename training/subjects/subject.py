@@ -18,7 +18,7 @@ from torch_utils import distributed
 from torch_utils.results import save_json
 from training.data.images.stacks import GRAY_RANGE
 from training.data.row_hashes import RowHashes, row_numbers
-from training.data.tables.formats import TableSource, listed
+from training.data.tables.formats import TableSource
 from training.data.tables.raw_shape import RawShape
 from training.data.tables.table import DataSource, Rows
 from training.files.roundtrip import ROWS_FORMAT, roundtrip_paths, save_errors, save_worst
@@ -644,28 +644,6 @@ class Subject(ABC):
         if given is not None:
             raise UsageError("--condition is for conditional networks: leave --condition out")
         return None
-
-    def of_columns(self, names: Sequence[str], rows: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return points and conditions at which the flow gives the density of some columns.
-
-        The density is known up to a constant.
-
-        Args:
-            names: Names of the columns.
-            rows: Values ``[M, C]`` of the columns.
-
-        Returns:
-            Points ``[M, D]``, and conditions ``[1, L]`` by the names of the network's arguments.
-
-        Raises:
-            UsageError: The flow has other columns, or conditions.
-        """
-        if set(self.names) - set(names) or self.label_dim:
-            raise UsageError(
-                f"{self.data_name} is a flow of {listed(self.names)}: give one of "
-                f"{listed(names)}, without conditions"
-            )
-        return rows[:, [list(names).index(name) for name in self.names]], {}
 
     def questions(self, path: TableSource) -> Tensor | None:
         """Return the network's input ``[M, L]`` with the exactly known categories of observations.

@@ -3,6 +3,7 @@
 import os
 import re
 import sys
+from unittest import mock
 
 import pytest
 
@@ -45,3 +46,9 @@ def files_are_written_only_where_a_path_is_given(watch, tmp_path_factory):
     yield
     watch.on = False
     assert not watch.outside(tmp_path_factory.getbasetemp())
+
+
+@pytest.fixture(autouse=True)
+def pools_of_prior_draws_are_small():
+    with mock.patch("training.subjects.subject.Subject.pool", 4096):
+        yield

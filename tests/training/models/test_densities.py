@@ -46,7 +46,7 @@ def slope(function, x, direction, h=2e-2):
 @pytest.mark.parametrize("bounded", ["posterior", "mapped"])
 def test_gradients_are_those_of_finite_differences(bounded, request):
     posterior = request.getfixturevalue(bounded)
-    drawn = torch.from_numpy(posterior.sample(SEEN, chains=1, draws=6).points[0]) * 0.9
+    drawn = torch.from_numpy(posterior.sample(SEEN, draws=6).points[0]) * 0.9
     leaf, seen = drawn.clone().requires_grad_(), SEEN.clone().requires_grad_()
     density = posterior.density(seen).log_prob(leaf)
     expected = posterior.log_prob(drawn.numpy(), SEEN.numpy())
@@ -67,7 +67,7 @@ def test_gradients_are_those_of_finite_differences(bounded, request):
 def test_a_maximum_is_above_all_draws_and_has_no_slope(posterior):
     density = posterior.density(torch.cat([SEEN, -2 * SEEN]))
     best = density.map()
-    drawn = torch.from_numpy(posterior.sample(density.observed, chains=1, draws=500).points)
+    drawn = torch.from_numpy(posterior.sample(density.observed, draws=500).points)
     assert (density.log_prob(best) >= density.log_prob(drawn).amax(dim=1)).all()
     leaf = best.clone().requires_grad_()
     (gradient,) = torch.autograd.grad(density.log_prob(leaf).sum(), leaf)
@@ -99,7 +99,7 @@ def test_draws_with_gradients_are_those_of_the_sampler(mapped):
     seen = SEEN.clone().requires_grad_()
     drawn = mapped.density(seen).rsample(5, seed=2)
     np.testing.assert_allclose(
-        drawn.detach(), mapped.sample(SEEN, chains=1, draws=5, seed=2).points, atol=1e-5
+        drawn.detach(), mapped.sample(SEEN, draws=5, seed=2).points, atol=1e-5
     )
     (gradient,) = torch.autograd.grad(drawn[0, 0, 0], seen)
     moved = slope(lambda y: mapped.density(y).rsample(5, seed=2)[0, 0, 0], SEEN, SEEN)

@@ -28,13 +28,13 @@ from training.inference.likelihoods import Gaussian
 from training.inference.lookahead import calls_to_look
 from training.inference.samplers.twisted import calls_of, twist
 from training.inference.sampling import SamplingPlan
-from training.measure.posterior.calibration import LocalCalibration, LocalTest, RunValues, calibrate
+from training.measure.posterior.calibration import RunValues, calibrate
 from training.models import checkpoint
 from training.models import group_sampling as posteriors
 from training.models.checkpoint import Checkpoint, PartFormat
 from training.models.group_sampling import planned, sample_groups
 from training.models.integration_settings import LatentChoice, TimeChoice
-from training.models.posterior_reports import report_check, report_near, warn_of_outliers
+from training.models.posterior_reports import report_check, warn_of_outliers
 from training.subjects import ImageFlow, open_subject
 from training.subjects.images import draw_classes
 from training.subjects.subject import summarize_variances
@@ -480,19 +480,7 @@ def test_posteriors_of_whole_steps_are_at_them(groups):
         torch.testing.assert_close(summary.mean[:, 0], draws.points[..., 0].mean(dim=(1, 2)))
 
 
-def test_local_tests_claim_nothing_where_runs_are_far_or_no_law_is_known(caplog):
-    tests = [LocalTest("a", 1e-5, 1e-5, "too low", [0.4]), LocalTest("a", 0.5, 1, "too low", [0.5])]
-    reaches = torch.tensor([[0.5, 0.9], [0.2, 3.7]])
-    with caplog.at_level(logging.INFO):
-        report_near(LocalCalibration(tests, 2, 0.01, 6), reaches, on_average=True)
-        report_near(LocalCalibration(tests[::-1], 2, 0.01, 6), reaches, on_average=True)
-    near, far, size, *others = caplog.messages
-    assert "1: calibrated on average, but not here: the posterior is too" in near
-    assert "2: no local test, because the 2 simulations nearest to it lie up" in far
-    assert "3.7 standard deviations away; among them no miscalibration was found" in far
-    assert size.startswith("Near an observation, a coverage error of 100 points")
-    assert others[0].startswith("Observation 1: no miscalibration found")
-    assert "among them posteriors are too low" in others[1]
+def test_conditions_of_no_known_law_are_told(caplog):
     with caplog.at_level(logging.INFO):
         assert warn_of_outliers(None, torch.zeros(2, 3)) is None
     assert "It is unknown whether" in caplog.text

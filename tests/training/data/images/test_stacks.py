@@ -84,7 +84,7 @@ def test_samples_and_posteriors_are_in_the_units_of_the_images(tmp_path):
     model.save(tmp_path / "a.pkl")
     subject = open_prior(Model.load(tmp_path / "a.pkl"))
     assert (subject.value_range, subject.levels_per_unit) == ((-3, 5), 4)
-    settings = {"draws": 2, "chains": 1, "particles": 4, "n_iters": 2}
+    settings = {"draws": 4, "particles": 4, "n_iters": 2}
     draws = model.posterior(noise_std=1e-2).sample(image, **settings)
     assert np.abs(draws.rows() - image).max() < 1
 

@@ -37,22 +37,20 @@ NARROW = Gaussian(double(0.03))
 GRID = torch.cartesian_prod(*[torch.linspace(-5, 5, 501).double()] * 2)
 
 
-@pytest.mark.parametrize(("deblurred", "noise"), [(False, 0.03), (True, 0.1)])
-def test_a_narrow_posterior_is_worth_more_at_a_cost_that_is_told(deblurred, noise, monkeypatch):
+def test_a_narrow_posterior_is_worth_more_at_a_cost_that_is_told(monkeypatch):
     monkeypatch.setattr(sampling, "DEFENDED", 0)  # else it would be tested, at a cost of its own
-    narrow = Gaussian(double(noise))
-    which = problem(gaussian_prior(deblurred=deblurred), narrow, SEEN)
+    which = problem(gaussian_prior(), NARROW, SEEN)
     pool, refined = (drawn(which, sampler, draws=500) for sampler in ("pool", "refined"))
     worth = refined.stats["effective_size"]
     assert worth.min() > 1000
     assert (worth > 5 * pool.stats["effective_size"]).all()
     assert refined.stats["pareto_k"].max() < 0.7
-    mean, covariance = posterior(which.coarse, narrow, SEEN)
+    mean, covariance = posterior(which.coarse, NARROW, SEEN)
     posteriors.assert_moments(refined, mean, covariance.diagonal().sqrt().expand_as(mean))
     points = affine(which.coarse)[0] + refined.w @ affine(which.coarse)[1].T
     torch.testing.assert_close(refined.points, points)
     seen = SEEN[:, None, None].expand_as(points).flatten(0, 2)
-    expected = narrow.log_prob(points.flatten(0, 2), seen)
+    expected = NARROW.log_prob(points.flatten(0, 2), seen)
     torch.testing.assert_close(refined.log_likelihood.flatten(), expected)
     calls_of_a_point = float(pool.calls[0]) * len(SEEN) / 4096
     assert calls_of_a_point >= posteriors.STEPS
@@ -218,25 +216,22 @@ def test_observations_far_off_are_found(sampler, monkeypatch):
     assert draws.points.isfinite().all()
 
 
-def sampled(observed, noise, deblurred):
+def sampled(observed, noise):
     """Draws given the first two of three coordinates of bumps, and the exact posterior."""
     toy, flow = exact_flow("bumps3", gamma0=1e-4)
     likelihood = Gaussian(double(noise), torch.tensor([0, 1]))
-    prior = Prior(flow, flow.times(24), get_solver("exp_ab2", 1e-6, 1e-6), deblurred)
+    prior = Prior(flow, flow.times(24), get_solver("exp_ab2", 1e-6, 1e-6))
     target = Target(prior, likelihood, observed, 256)
     draws = sample_posteriors(Problem(target, prior, [0]), SamplingPlan(pool=2**12))
     weights, means, covariance, _ = toy.mixture
-    noisy = covariance + (0 if deblurred else 1e-4) * torch.eye(3).double()
+    noisy = covariance + 1e-4 * torch.eye(3).double()
     return draws, ExactPosterior.from_components(weights, means, noisy, likelihood, observed)
 
 
-@pytest.mark.parametrize(
-    ("noise", "deblurred"), [(1e-3, False), pytest.param(5e-3, True, marks=pytest.mark.slow)]
-)
-def test_narrow_posteriors_are_as_wide_as_they_should_be(noise, deblurred):
-    """The noise is a tenth of the first time's, or half: among latents a thin curved thread."""
+def test_narrow_posteriors_are_as_wide_as_they_should_be():
+    """The noise is a tenth of the first time's: among latents a thin curved thread."""
     observed = Bumps(3).sample(1, seeded(4))[:, :2]
-    draws, exact = sampled(observed, noise, deblurred)
+    draws, exact = sampled(observed, 1e-3)
     summary = Summary.from_draws(draws, 2**12)
     assert draws.sampler == ["annealed"]
     assert summary.converged.all()
@@ -248,20 +243,10 @@ def test_where_steps_are_too_few_the_test_fails(monkeypatch):
     """Between two bumps, ten of their widths from each, the flow is not integrated well."""
     monkeypatch.setattr(populations, "MOST_FINAL", 2)  # else it looks on for what it cannot find
     observed = Bumps(3).mixture.means[:2, :2].mean(dim=0, keepdim=True)
-    draws, exact = sampled(observed, 5e-3, False)
+    draws, exact = sampled(observed, 5e-3)
     summary = Summary.from_draws(draws, 2**12)
     assert ((summary.std / exact.std).log().abs() > 0.2).any()
     assert not summary.converged.any()
-
-
-def test_clean_points_are_drawn_with_the_variables_behind_them():
-    narrow, observed = Gaussian(double(0.1)), double([[0.3, 0.1]])
-    which = problem(gaussian_prior(deblurred=True), narrow, observed)
-    draws = drawn(which, "annealed")
-    mean, covariance = posterior(which.coarse, narrow, observed)
-    posteriors.assert_moments(draws, mean, covariance.diagonal().sqrt().expand_as(mean))
-    points = which.target.prior.points(draws.w.flatten(0, 2)).points
-    torch.testing.assert_close(points, draws.points.flatten(0, 2))
 
 
 def test_a_conditioned_mixture_is_mixture_times_likelihood(monkeypatch):
@@ -532,7 +517,6 @@ def test_likelihoods_without_a_lookahead_are_told():
     plain = problem(gaussian_prior(), seen, observed)
     others = {
         "a user-defined likelihood": problem(gaussian_prior(), Parabola(), observed),
-        "noise-free points": problem(gaussian_prior(deblurred=True), seen, observed),
         "noise grows in all dimensions, unlike": problem(bumps(kept=1), seen, observed),
         "operator": problem(bumps(bent()), mixed, observed),
         "conditions": replace(plain, target=replace(plain.target, labels=torch.eye(33))),

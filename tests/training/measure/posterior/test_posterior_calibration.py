@@ -17,14 +17,12 @@ from training.measure.posterior import convergence as module
 from training.measure.posterior.calibration import (
     RunValues,
     calibrate,
-    calibrate_near,
     crps,
     detectable,
     fractional_ranks,
     holm,
     kept_by_thinning,
     run_values,
-    tendency,
     undetected_narrowness,
     uniformity,
     verdict,
@@ -33,8 +31,7 @@ from training.measure.posterior.convergence import convergence
 from training.measure.posterior.importance import effective_size, k_threshold, smoothed_weights
 from training.measure.posterior.predictive import Predictive, needed
 
-RUNS, NEAR = 400, 100
-HALVES = torch.arange(RUNS).view(2, -1)[:, :NEAR]
+RUNS = 400
 
 
 def gaussian_values(noise, claimed, dims, width=1.0, runs=300):
@@ -189,41 +186,6 @@ def narrow(ranks):
     inside = uniform(len(ranks)) < 0.3
     ends = torch.where(ranks < 0.5, 0.3 * ranks, 1 - 0.3 * (1 - ranks))
     return torch.where(inside, ranks, ends)
-
-
-def test_right_posteriors_pass_and_their_number_is_accounted_for():
-    got = calibrate_near(of_ranks(uniform(RUNS, 3)), HALVES)
-    assert not got.failed
-    for test in got.tests:
-        assert test.adjusted >= min(1, 2 * test.p)
-    # Ten tests: three of ranks and two of intervals, near each of two observations.
-    assert min(t.adjusted / t.p for t in got.tests if t.adjusted < 1) == pytest.approx(10)
-
-
-def test_errors_that_even_out_are_found_where_they_are():
-    ranks = uniform(RUNS, 3)
-    ranks[HALVES[0], 1] = ranks[HALVES[0], 1] ** 2
-    ranks[HALVES[1], 1] = 1 - (1 - ranks[HALVES[1], 1]) ** 2
-    values = of_ranks(ranks)
-    assert float(calibrate(values).p_values["ranks of b"]) > 0.01
-    got = calibrate_near(values, HALVES)
-    assert got.failed == [0, 1]
-    both = [(test.quantity, test.tendency) for test in got.tests]
-    assert both == [("b", "too high"), ("b", "too low")]
-    summary = got.summary()
-    assert (summary["passed"], summary["neighbors"]) == (False, NEAR)
-    assert [one["passed"] for one in summary["observations"]] == [False, False]
-
-
-def test_widths_are_told_by_intervals_and_by_log_densities():
-    ranks = uniform(RUNS, 3)
-    for half, change in zip(HALVES, (wide, narrow), strict=True):
-        ranks[half, 0] = change(ranks[half, 0])
-    tests = calibrate_near(of_ranks(ranks), HALVES).tests
-    both = [(test.quantity, test.tendency) for test in tests]
-    assert both == [("a", "too wide"), ("a", "too narrow")]
-    assert tendency(uniform(50) / 2, False) == "too narrow or misplaced"
-    assert tendency(0.5 + uniform(50) / 2, False) == "too wide"
 
 
 def test_equal_draws_give_a_truth_any_place_among_them():
