@@ -65,6 +65,6 @@ def collecting() -> Iterator[list[InflationWarning]]:
             each.text = in_python(each.text)
             each.args = (each.text,)
             if outer is None:
-                warnings.warn(each, stacklevel=3)
+                warnings.warn(each, stacklevel=4)
             elif each.text not in {known.text for known in outer}:
                 outer.append(each)

@@ -5,20 +5,20 @@ This package exports the public names of ``training``. An installed copy contain
 conflicts.
 """
 
-from typing import TYPE_CHECKING, Any
+import typing
 
-import training
+import training as _training
 from dnnlib import __version__
 
-if TYPE_CHECKING:
+if typing.TYPE_CHECKING:
     from training import *  # noqa: F403
 
-__all__ = [*training.__all__, "__version__"]
+__all__ = [*_training.__all__, "__version__"]
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted(__all__)
 
 
-def __getattr__(name: str) -> Any:
-    return getattr(training, name)
+def __getattr__(name: str) -> typing.Any:
+    return getattr(_training, name)

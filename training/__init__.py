@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from training.models.model import Model
     from training.models.predictors import FlowClassifier, FlowRegressor
     from training.models.rounds import rounds
-    from training.models.simulating import simulate
+    from training.models.simulated import simulate
 
 _HOMES = {
     "Answers": "models.answers",
@@ -43,7 +43,7 @@ _HOMES = {
     "SbiPosterior": "models.adapters",
     "rounds": "models.rounds",
     "sbi_estimator": "models.adapters",
-    "simulate": "models.simulating",
+    "simulate": "models.simulated",
     "Simulations": "models.datasets",
     "Table": "models.datasets",
     "Toy": "models.datasets",
@@ -78,7 +78,7 @@ __all__ = [
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted(__all__)
 
 
 def __getattr__(name: str) -> Any:

@@ -186,12 +186,11 @@ def population(settings: PopulationSettings) -> int:
     stem = f"{settings.draws.stem}_population"
     files = [settings.save_dir / f"{stem}{suffix}" for suffix in (".npz", ".json", ".pkl")]
     require_new(files, settings.overwrite)
-    result = hierarchical.population(settings, saved, stem)
+    result = hierarchical.population(settings, saved, stem, files[2].name)
     require_folder(settings.save_dir)
-    result.draws.save(files[0])
-    result.model.save(files[2])
+    result.arrays.save(files[0])
+    result.prior.save(files[2])
     results.write_numbers(files[1], POPULATION.format, began, dict(result.facts))
-    result.report(files[2].name)
     logger.info(f"Wrote {files[2].name}, a prior for new members")
     results.report_files(files[1], files[0], began)
     return UNSOUND if settings.strict and not result.converged else 0

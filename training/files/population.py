@@ -2,11 +2,11 @@
 
 ``..._population.json`` has members, their number; converged; noise, the largest error of a
 population's parameter due to the finite number of draws per member, in standard deviations of its
-posterior; worth, the minimum effective sample size of a member's draws; coordinates, by names, the
-transform after which the population is normal: itself, log of the distance from a bound, or probit
-between two bounds; prior, by names the mean and std of a member in these coordinates before any
-observation; population, by names r_hat (about 1 where weights of draws were reliable, so that no
-chains were run), and mean, std and quantiles of the population mean (mean),
+posterior; effective_size, the minimum effective sample size of a member's draws; coordinates, by
+names, the transform after which the population is normal: identity, log of the distance from a
+bound, or probit between two bounds; prior, by names the mean and std of a member in these
+coordinates before any observation; population, by names r_hat (about 1 where weights of draws were
+reliable, so that no chains were run), and mean, std and quantiles of the population mean (mean),
 the population standard deviation (spread) and a new member (further) in these coordinates; and
 posteriors, for each member by names mean, std and quantiles, and alone, the mean and std of its own
 posterior.

@@ -22,9 +22,11 @@ from training.flow.eigenbasis import EigenBasis
 from training.flow.pfode import ProbabilityFlow
 from training.learning.building import ModelConfig
 from training.models.datasets import Table
+from training.models.library import library_class
 from training.models.model import Model
 
 
+@library_class
 class FlowDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]
     """A density estimator of rows: the flow of a table.
 
@@ -98,6 +100,7 @@ class FlowDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]
         return int(check_random_state(self.random_state).randint(2**31))
 
 
+@library_class
 class SbiPosterior:
     """A posterior with the interface of ``sbi``.
 

@@ -17,6 +17,7 @@ from training.data.tables.formats import MISSING_MARKS, listed
 from training.data.tables.schema import CATEGORY
 from training.data.tables.table import DataTable
 from training.models.conversion import FRAMES, columns_of, frame_class, kind_of
+from training.models.library import library_class
 from training.models.queries import Asking, Interval, Sheet, place_of
 from training.subjects import RecordFlow
 from training.trained.network import TrainedNetwork
@@ -27,6 +28,7 @@ cells.
 """
 
 
+@library_class
 @dataclass(frozen=True, eq=False, repr=False)
 class Answers:
     """A trained network of records that answers conditional queries about rows.
@@ -170,6 +172,7 @@ class Answers:
         return Asking(self.flow).rows_of(rows, asked)
 
 
+@library_class
 @dataclass(frozen=True, eq=False, repr=False)
 class QueryPosterior:
     """Joint posterior of D numeric columns, given all other observed cells of a row.

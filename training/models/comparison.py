@@ -1,6 +1,6 @@
 """Comparison of models with data (posterior predictive checks), and with each other (evidence)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from training.models.group_sampling import sample_groups, without_points
 from training.models.inference import InferenceTask
 from training.models.posterior_reports import MOST_SHOWN
 from training.models.posterior_sampling import sources_of
+from training.models.results import ModelEvidence
 from training.models.simulating import run_simulator
 from training.names import script
 from training.settings.inference import PriorOptions
@@ -38,30 +39,6 @@ ERRORS = (
     "likelihoods come in addition, and grow with the number of trials."
 )
 """Statement on errors that are not included."""
-
-
-@dataclass(frozen=True, eq=False)
-class Comparison:
-    """Evidences of K models for M observations, and probabilities of the models.
-
-    Attributes:
-        names: Names of the models.
-        log_evidence: Log evidences ``[M, K]``, in nats.
-        error: Sampling errors of the log evidences ``[M, K]``, in nats.
-        probability: Probabilities of the models, ``[M, K]``.
-        converged: Whether each posterior has converged, ``[M, K]``.
-        shifts: Minimum number of standard deviations by which errors of the learned likelihoods
-            shift posterior means, ``[M, K]``.
-        facts: The comparison as plain values, as in ``comparison.json``.
-    """
-
-    names: Sequence[str]
-    log_evidence: Tensor
-    error: Tensor
-    probability: Tensor
-    converged: Tensor
-    shifts: Tensor
-    facts: Mapping[str, Any]
 
 
 def opened(settings: CompareSettings) -> tuple[list[InferenceTask], list[str]]:
@@ -84,7 +61,7 @@ def compare(
     names: Sequence[str],
     settings: CompareSettings,
     folders: Sequence[Path | None] | None = None,
-) -> Comparison:
+) -> ModelEvidence:
     """Compute evidences and probabilities of models for the same observations, and log them.
 
     Args:
@@ -131,7 +108,15 @@ def compare(
         "errors": ERRORS,
         "options": settings.recorded(device_name=str(tasks[0].subject.flow.device)),
     }
-    result = Comparison(names, value, error, probability, converged, shifts, facts)
+    result = ModelEvidence(
+        names=names,
+        log_evidence=value.numpy(),
+        error=error.numpy(),
+        probability=probability.numpy(),
+        converged=converged.numpy(),
+        shifts=shifts.numpy(),
+        facts=facts,
+    )
     if distributed.is_main():
         report(result)
     return result
@@ -206,7 +191,7 @@ def by_name(names: Sequence[str], values: Tensor) -> dict[str, Any]:
     return dict(zip(names, values.tolist(), strict=True))
 
 
-def report(comparison: Comparison) -> None:
+def report(comparison: ModelEvidence) -> None:
     """Log the evidence of the first observations, and warn where numbers are not exact."""
     names, value, error = comparison.names, comparison.log_evidence, comparison.error
     chance, converged, shifts = comparison.probability, comparison.converged, comparison.shifts
@@ -230,8 +215,9 @@ def report(comparison: Comparison) -> None:
             "evidence-error",
             f"{wide} evidence(s) have sampling errors above {LARGEST_ERROR:g} "
             "nats: give more --draws",
+            error=float(error.max()),
         )
-    missed = int((~converged).any(dim=1).sum())
+    missed = int((~converged).any(axis=1).sum())
     if missed:
         warn(
             "not-converged",

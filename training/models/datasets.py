@@ -61,6 +61,7 @@ from training.models.conversion import (
     ranges_of,
     rows_as,
 )
+from training.models.library import library_class
 from training.models.model import Model, weighted_if_better
 from training.models.posterior import Posterior
 from training.models.table_reading import read_table
@@ -82,6 +83,7 @@ SNAP = 10
 BAR = "{percentage:3.0f}% |{bar}| {elapsed} < {remaining}"
 
 
+@library_class
 class Toy(toys.Toy):
     """A toy distribution; see ``training.data.toys.Toy``.
 
@@ -102,6 +104,7 @@ class Toy(toys.Toy):
         return _trained(ToyTrainSettings, start, own, outdir, progress, options)
 
 
+@library_class
 @dataclass(frozen=True, eq=False)
 class Table:
     """A table to train on: numbers, categories and dates, possibly with missing cells.
@@ -306,6 +309,7 @@ class Table:
         return rows_as(FRAMES, self.columns, points)
 
 
+@library_class
 @dataclass(frozen=True, eq=False, init=False, repr=False)
 class Simulations(Table):
     """Simulations: rows of parameters, each with its simulated data.
@@ -496,6 +500,7 @@ class Simulations(Table):
         return None
 
 
+@library_class
 class Images:
     """Images to train on: in memory, or a data set that ``dataset_tool.py`` made.
 

@@ -40,6 +40,7 @@ from training.inference.draws import weighted_picks, z_order
 from training.inference.proposals import COMPONENTS, Proposal
 from training.inference.target import Target
 from training.measure.posterior.importance import k_threshold, smoothed_weights
+from training.models.library import library_class
 
 TRIED, STARTS, ASCENT, FIRST_STEP = 2**8, 4, 60, 0.2
 """Search for a maximum: number of draws tried, of starts among them, and of steps, and size of the
@@ -53,6 +54,7 @@ PER_DRAW = 4
 """Number of weighted draws per draw of a conditional density."""
 
 
+@library_class
 class PosteriorDensity:
     """Posteriors of M observations by a conditional flow: log densities and draws with gradients.
 

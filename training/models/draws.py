@@ -1,7 +1,7 @@
 """Draws from posteriors: arrays, summaries, files, and conversion for ArviZ."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib import import_module
 from io import BytesIO
@@ -13,18 +13,22 @@ import numpy as np
 
 from dnnlib.errors import DataError, UsageError
 from dnnlib.files import atomic_path
+from dnnlib.warned import InflationWarning, collecting
 from torch_utils.results import load_json, save_json
 from training.files.posterior_draws import SavedPosteriors, load_netcdf
 from training.models import conversion, hierarchical
 from training.models.conversion import RowModel
+from training.models.library import library_class
 from training.models.posterior_sampling import SampledPosteriors
+from training.models.results import PopulationDraws, Result, figure_of
 from training.names import UNIFORM
 from training.settings.declared import from_values
 from training.settings.posterior import PopulationSettings
 
 
-@dataclass(frozen=True, eq=False, repr=False)
-class PosteriorDraws:
+@library_class
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class PosteriorDraws(Result):
     """Draws from the posteriors of M observations, as datasets of xarray (``groups``).
 
     Attributes:
@@ -40,9 +44,20 @@ class PosteriorDraws:
     content: Callable[[], bytes]
 
     @classmethod
-    def from_sampled(cls, sampled: SampledPosteriors, model: RowModel) -> "PosteriorDraws":
-        """Return the draws of a model that were just sampled."""
-        return cls(sampled.arrays(), sampled.facts, model, sampled.content)
+    def from_sampled(
+        cls,
+        sampled: SampledPosteriors,
+        model: RowModel,
+        warnings: Sequence[InflationWarning] = (),
+    ) -> "PosteriorDraws":
+        """Return the draws of a model that were just sampled, with the warnings about them."""
+        return cls(
+            arrays=sampled.arrays(),
+            facts=sampled.facts,
+            model=model,
+            content=sampled.content,
+            warnings=warnings,
+        )
 
     @classmethod
     def load(cls, path: str | Path, model: RowModel) -> "PosteriorDraws":
@@ -63,7 +78,7 @@ class PosteriorDraws:
                 f"{path}: the .json beside it does not contain the number of observations"
             )
         arrays, content = load_netcdf(path, count, every_draw=True), path.read_bytes()
-        return cls(arrays, facts, model, lambda: content)
+        return cls(arrays=arrays, facts=facts, model=model, content=lambda: content)
 
     @property
     def names(self) -> list[str]:
@@ -87,9 +102,6 @@ class PosteriorDraws:
             f"{int(self.converged.sum())} converged)"
         )
 
-    def _repr_html_(self) -> Any:
-        return self.summary()._repr_html_()
-
     @property
     def converged(self) -> np.ndarray:
         """Whether the draws of each observation have converged, bool ``[M]``."""
@@ -100,7 +112,7 @@ class PosteriorDraws:
         prior: Any = UNIFORM,
         bounds: Mapping[str, tuple[float, float]] | None = None,
         **options: Any,
-    ) -> dict[str, Any]:
+    ) -> PopulationDraws:
         """Infer the population of which each observation is a member (hierarchical model).
 
         Args:
@@ -112,11 +124,6 @@ class PosteriorDraws:
                 between two.
             options: Further options of ``posterior.py population``, by name.
 
-        Returns:
-            ``population``, by names the population mean (``mean``), the population standard
-            deviation (``spread``) and a new member (``further``), and ``posteriors`` of the
-            members; see ``training.files.population``.
-
         Raises:
             DataError: There are too few observations.
         """
@@ -124,10 +131,9 @@ class PosteriorDraws:
         given = {"prior": prior, **options} | ({"bounds": ranges} if ranges else {})
         settings = from_values(PopulationSettings, given)
         stem = f"{self.model.subject.stem}_posterior_population"
-        with conversion.left_alone():
+        with conversion.left_alone(), collecting() as warnings:
             result = hierarchical.population(settings, self.arrays, stem)
-        result.report("a model of the population")
-        return {**result.facts}
+        return replace(result, warnings=tuple(warnings))
 
     def rows(self, observation: int = 0) -> Any:
         """Return the draws of one observation, in the kind of the training rows."""
@@ -194,6 +200,17 @@ class PosteriorDraws:
         save_json(path.with_suffix(".json"), {**self.facts})
         with atomic_path(path) as new:
             new.write_bytes(self.content())
+
+    def plot(self) -> Any:
+        """Return a Matplotlib figure of the draws: images, points of a toy, pairs or marginals."""
+        posteriors = import_module("training.pictures.posteriors")
+        toy = posteriors.toy_of(self.arrays.toy, len(self.names))
+        if toy is not None:
+            return figure_of(posteriors.toy_points(self.arrays, toy))
+        if self.arrays.image_shape is not None:
+            return figure_of(posteriors.images(self.arrays))
+        several = len(self.names) > 1
+        return figure_of((posteriors.pairs if several else posteriors.marginals)(self.arrays))
 
     @property
     def _listed(self) -> list[dict[str, Any]]:

@@ -38,6 +38,7 @@ from training.measure.posterior.calibration import calibrate as test_calibration
 from training.models import calibration
 from training.models.conversion import COLUMN, columns_of, data_set_of, numbers_of
 from training.models.draws import PosteriorDraws
+from training.models.library import library_call, library_class
 from training.models.posterior import computing
 from training.models.posterior_reports import CheckReport
 from training.names import FEWEST_RUNS, script
@@ -57,6 +58,7 @@ class AnyPosterior(Protocol):
         """Return draws ``[M, S, D]`` for M observations: an array, or an object with ``points``."""
 
 
+@library_call
 def check(
     posterior: AnyPosterior,
     parameters: Any,
@@ -86,6 +88,7 @@ def check(
     return CheckReport(values, tests, {"question": "model", "draws": draws}, "")
 
 
+@library_call
 def calibrate(
     posterior: AnyPosterior, parameters: Any, observed: Any, draws: int = DRAWS, seed: int = 0
 ) -> "CalibratedPosterior":
@@ -109,6 +112,7 @@ def calibrate(
     return CalibratedPosterior(posterior, guarantee.HeldOutTruths(held_out))
 
 
+@library_class
 @dataclass(frozen=True, eq=False, repr=False)
 class CalibratedPosterior:
     """Posterior whose intervals have guaranteed coverage, on average over observations.
@@ -209,6 +213,7 @@ def _ranks(
     )
 
 
+@library_class
 @dataclass(frozen=True, eq=False, repr=False)
 class Guarantee:
     """Conformal calibration of a network's posteriors.

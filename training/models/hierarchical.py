@@ -1,8 +1,7 @@
 """Hierarchical models: the population of which the posteriors of members are known."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from math import ceil
 from typing import Any
 
@@ -29,6 +28,7 @@ from training.inference.population import (
     sample_population,
 )
 from training.models.checkpoint import progress
+from training.models.results import PopulationDraws
 from training.names import CHAINS, POPULATION, UNIFORM
 from training.settings.posterior import PopulationSettings
 from training.subjects import TableFlow
@@ -40,38 +40,27 @@ MOST_WEIGHTS, FEWEST_DRAWS = 2**17, 2000
 """Maximum number of draws of all members weighted in each step, and minimum number per member,
 which takes precedence.
 """
+IDENTITY = "identity"
+"""Description of a parameter that is normal without a transform."""
 PRIOR_DRAWS = 2000
 """Number of draws that describe a prior whose draws are not in the file."""
 WIDER = 1.5
 """Standard deviation of the prior of a second round, relative to that of a new member."""
 
 
-@dataclass(frozen=True, eq=False)
-class PopulationResult:
-    """Inferred population of a hierarchical model.
-
-    Attributes:
-        draws: Draws of the population, of a new member, and of the members.
-        model: Prior for new members.
-        facts: Plain values, as in the JSON of ``posterior.py population``.
-        converged: Whether the chains have converged.
-        report: Function that logs the result, given the name of the file of the model.
-    """
-
-    draws: SavedPopulation
-    model: TrainedNetwork
-    facts: Mapping[str, Any]
-    converged: bool
-    report: Callable[[str], None]
-
-
-def population(settings: PopulationSettings, saved: SavedPosteriors, name: str) -> PopulationResult:
+def population(
+    settings: PopulationSettings,
+    saved: SavedPosteriors,
+    name: str,
+    prior_file: str = "the attribute prior",
+) -> PopulationDraws:
     """Infer a hierarchical model from the posterior draws of its members.
 
     Args:
         settings: Settings.
         saved: Draws of the posterior of each member.
         name: Name of the data of the prior for new members.
+        prior_file: Name of the prior for new members, for messages.
 
     Raises:
         DataError: Draws are beyond their bounds, or there are too few members.
@@ -107,7 +96,7 @@ def population(settings: PopulationSettings, saved: SavedPosteriors, name: str) 
         "members": count,
         "converged": drawn.converged,
         "noise": drawn.noise,
-        "worth": float(drawn.worth.min()),
+        "effective_size": float(drawn.worth.min()),
         "coordinates": dict(zip(saved.names, before.words, strict=True)),
         "prior": {
             name: {"mean": float(middle), "std": float(width)}
@@ -116,13 +105,9 @@ def population(settings: PopulationSettings, saved: SavedPosteriors, name: str) 
         **numbers,
         "options": settings.recorded(),
     }
-    return PopulationResult(
-        result,
-        replace(model, about={**model.about, **about}),
-        facts,
-        drawn.converged,
-        partial(report, result, drawn, before.words, points, numbers["population"]),
-    )
+    report(result, drawn, before.words, points, numbers["population"], prior_file)
+    prior = replace(model, about={**model.about, **about})
+    return PopulationDraws(arrays=result, facts=facts, prior=prior)
 
 
 @dataclass(frozen=True)
@@ -216,7 +201,7 @@ class MemberPrior:
             elif np.isfinite([low, high]).any():
                 words.append(f"log above {low:g}" if np.isfinite(low) else f"-log below {high:g}")
             else:
-                words.append("itself")
+                words.append(IDENTITY)
         return words
 
     def log_prior(self, points: Tensor, names: Sequence[str]) -> Tensor:
@@ -303,7 +288,7 @@ def report(
     for place, (name, coordinate) in enumerate(zip(result.names, words, strict=True)):
         mean, spread, further = (of_population[name][key] for key in ("mean", "spread", "further"))
         low, _, high = further["quantiles"].values()
-        of = "" if coordinate == "itself" else f" (of its {coordinate})"
+        of = "" if coordinate == IDENTITY else f" (of its {coordinate})"
         logger.info(
             f"{name}: population mean{of} {beside(mean['mean'], mean['std'])} ± "
             f"{rounded(mean['std'], 2)}, population standard deviation {spread['mean']:.3g} ± "
@@ -333,4 +318,10 @@ def report(
             "--n_draws."
         )
     if why:
-        warn("not-converged", f"the population has not converged. {' '.join(why)}")
+        warn(
+            "not-converged",
+            f"the population has not converged. {' '.join(why)}",
+            r_hat=r_hat,
+            effective_size=least,
+            noise=drawn.noise,
+        )

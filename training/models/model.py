@@ -28,6 +28,7 @@ from training.flow.bin_averages import cell_log_prob, has_cells
 from training.flow.pfode import ProbabilityFlow
 from training.inference.likelihoods import MatrixMap
 from training.models import conversion
+from training.models.library import library_class
 from training.models.posterior import Posterior
 from training.names import LIKELIHOOD
 from training.subjects import Subject, open_prior
@@ -43,6 +44,7 @@ likelihoods that are Gaussian and for those that need the integration of a flow.
 """
 
 
+@library_class
 @dataclass(repr=False)
 class Model(TrainedNetwork):
     """A trained model; see ``TrainedNetwork`` for its contents.

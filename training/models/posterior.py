@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from dnnlib.errors import DataError, UsageError
+from dnnlib.warned import collecting
 from torch_utils import distributed
 from training.flow.likelihood import Trace
 from training.inference.amortized import Amortized
@@ -19,6 +20,8 @@ from training.models.conversion import RowModel
 from training.models.densities import LatentDensity, PosteriorDensity
 from training.models.draws import PosteriorDraws
 from training.models.inference import InferenceTask
+from training.models.library import library_class
+from training.models.results import ModelEvidence
 from training.names import LIKELIHOOD, PRIOR, STORED_PRIOR
 from training.settings.declared import from_values
 from training.settings.inference import LIKELIHOODS
@@ -59,6 +62,7 @@ def computing(device_name: str | None, *tasks: InferenceTask) -> Iterator[Any]:
         yield moved if len(tasks) > 1 else moved[0]
 
 
+@library_class
 @dataclass(frozen=True, eq=False, repr=False)
 class Posterior:
     """Posteriors of the points of a model, given observations.
@@ -90,10 +94,10 @@ class Posterior:
         """
         settings = self._settings(observed, options)
         task = InferenceTask.open(settings)
-        with computing(settings.run.device_name, task) as task:
+        with collecting() as warnings, computing(settings.run.device_name, task) as task:
             sampled = posterior_sampling.sample(task, posterior_sampling.Observed.of(task))
         assert sampled is not None
-        return PosteriorDraws.from_sampled(sampled, self.model)
+        return PosteriorDraws.from_sampled(sampled, self.model, tuple(warnings))
 
     def log_prob(self, points: Any, observed: Any = None) -> np.ndarray:
         """Return the log densities ``[N]`` of rows, in nats.
@@ -354,9 +358,18 @@ class Posterior:
         table = conversion.table_of(f"the {place}", names, numbers)
         return from_values(SampleSettings, {**given, place: table})
 
+    def evidence(self, observed: Any, **options: Any) -> ModelEvidence:
+        """Compute the evidence of this likelihood and its prior.
+
+        Args:
+            observed: Trials; see ``sample``.
+            options: Options of ``posterior.py compare``, by name, besides those of this posterior.
+        """
+        return self.compare([], observed, **options)
+
     def compare(
         self, others: Sequence["Posterior"], observed: Any, **options: Any
-    ) -> list[dict[str, Any]]:
+    ) -> ModelEvidence:
         """Compute evidences and probabilities of several likelihoods.
 
         This likelihood is the first of them.
@@ -365,10 +378,6 @@ class Posterior:
             others: Posteriors of further likelihoods, each with its prior.
             observed: Trials; see ``sample``.
             options: Options of ``posterior.py compare``, by name, besides those of this posterior.
-
-        Returns:
-            For each observation ``log_evidence``, its sampling ``error`` and ``probability``, by
-            the names of models.
         """
         several = [self, *others]
         own = {name: value for name, value in self._chosen.items() if name != "prior"}
@@ -380,10 +389,10 @@ class Posterior:
         }
         settings = from_values(CompareSettings, {**given, **options})
         tasks, names = comparison.opened(settings)
-        with computing(settings.run.device_name, *tasks) as tasks:
-            result = comparison.compare(tasks, names, settings)
-        observations: list[dict[str, Any]] = result.facts["observations"]
-        return observations
+        with collecting() as warnings, computing(settings.run.device_name, *tasks) as moved:
+            on_device = moved if len(tasks) > 1 else [moved]
+            result = comparison.compare(on_device, names, settings)
+        return replace(result, warnings=tuple(warnings))
 
     def check(self, data: Any = None, **options: Any) -> dict[str, Any]:
         """Test whether posteriors are calibrated, like ``posterior.py check``.

@@ -68,6 +68,9 @@ def warn_of_far(deviations: Tensor, names: Sequence[str]) -> None:
             f"{deviations.flatten()[farthest]:.3g} standard deviations from its prior "
             "mean: check that its unit is that of the data. (Correct values can be so "
             "far off where the data hardly vary.)",
+            observation=observation + 1,
+            name=name,
+            deviation=float(deviations.flatten()[farthest]),
         )
 
 
@@ -95,11 +98,15 @@ def warn_of_outliers(distribution: Surprise | None, conditions: Tensor) -> Tenso
             f"observation {place + 1} is out of distribution: its surprise is "
             f"{float(nats[place]):.3g} nats above that of a typical simulation, and 99.9 "
             f"% of simulations have at most {distribution.limit:.3g}",
+            observation=place + 1,
+            surprise=float(nats[place]),
+            limit=distribution.limit,
         )
     if len(unlike) > MOST_LINES:
         warn(
             "out-of-distribution",
             f"{len(unlike) - MOST_LINES} more of {len(nats)} observations are out of distribution",
+            observations=[place + 1 for place in unlike[MOST_LINES:]],
         )
     return nats
 
@@ -147,6 +154,7 @@ def report_draws(
                 "region-misses-posterior",
                 f"most of the posterior lies beyond {within}, which misses it: "
                 "give more --simulations, or fewer --rounds",
+                leaked=leaked["largest"],
             )
     held = numbers.get("truths_held")
     if held is not None:
@@ -165,15 +173,17 @@ def report_draws(
 def _warn_of_unconverged(numbers: Mapping[str, Any], summary: Summary) -> None:
     """Warn of posteriors that have not converged, with the reasons and remedies."""
     missed = (~summary.converged).nonzero()[:, 0].tolist()
-    logger.warning(f"Warning: {len(missed)} of {numbers['observations']} have not converged:")
     alike: dict[tuple[str, ...], list[int]] = {}
     for place in missed[:MOST_LINES]:
         alike.setdefault(tuple(summary.reasons(place)), []).append(place)
+    lines = [f"{len(missed)} of {numbers['observations']} have not converged:"]
     for places in alike.values():
         listed = ", ".join(f"{place + 1}" for place in places)
-        logger.warning(f"  observation(s) {listed}: {_why(numbers, summary, places)}")
+        lines.append(f"  observation(s) {listed}: {_why(numbers, summary, places)}")
     if len(missed) > MOST_LINES:
-        logger.warning(f"  and {len(missed) - MOST_LINES} more: see the JSON")
+        lines.append(f"  and {len(missed) - MOST_LINES} more: see the JSON")
+    observations = [place + 1 for place in missed]
+    warn("not-converged", "\n".join(lines), observations=observations)
 
 
 def _why(numbers: Mapping[str, Any], summary: Summary, places: Sequence[int]) -> str:
@@ -242,6 +252,10 @@ def _warn_of_narrow(summary: Summary, names: Sequence[str], blur: Tensor | None)
             f"the first time in {names[column]} (standard deviation "
             f"{float(summary.std[row, column]):.2g}, noise {float(blur[row, column]):.2g}): its "
             "width is not reliable, and probably too large. Train with a smaller --gamma0.",
+            observation=row + 1,
+            name=names[column],
+            std=float(summary.std[row, column]),
+            noise=float(blur[row, column]),
         )
     if len(rows) > MOST_LINES:
         warn("narrow", f"so are the posteriors of {len(rows) - MOST_LINES} more observations")
@@ -267,7 +281,10 @@ def _warn_of_widths(errors: Tensor | None, names: Sequence[str]) -> None:
                 f"{names[column]}: at simulations with similar posteriors, errors are "
                 f"{float(errors[row, column]):.2g} times the posterior standard "
                 "deviation. Train on more simulations, or weight the draws with a "
-                "learned likelihood (--correct).",
+                "learned likelihood: --correct",
+                observation=row + 1,
+                name=names[column],
+                error_over_std=float(errors[row, column]),
             )
         if len(rows) > MOST_LINES:
             warn("width", f"so may be the posteriors of {len(rows) - MOST_LINES} more observations")
@@ -284,6 +301,7 @@ def _report_leaked(mean: float, largest: float, within: str) -> None:
             "for that observation most of the flow's mass is outside the "
             "bounds, and draws come from the small rest: train with --bounded=map, which "
             "respects bounds",
+            leaked=largest,
         )
 
 
@@ -304,7 +322,11 @@ def report_mixture(numbers: dict[str, Any]) -> None:
         f"{error:.4f}"
     )
     if error > LARGEST_ERROR:
-        warn("few-draws", "the evidence of some points rests on few draws: weights are approximate")
+        warn(
+            "few-draws",
+            "the evidence of some points rests on few draws: weights are approximate",
+            error=error,
+        )
     first = numbers["posteriors"][0]
     pairs = zip(first["mean"], first["std"], strict=True)
     shown = ", ".join(f"{mean:.3f} ± {std:.3f}" for mean, std in pairs)

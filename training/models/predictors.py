@@ -21,6 +21,7 @@ from training.data.tables.making import FEWEST_ROWS
 from training.data.tables.schema import CATEGORY, NUMBER
 from training.data.tables.values import MOST_LEVELS
 from training.models.datasets import Table
+from training.models.library import library_class
 from training.models.queries import Asking, Interval
 from training.subjects.records import CellDistribution
 
@@ -122,6 +123,7 @@ class _Predictor(BaseEstimator):  # type: ignore[misc]
         return pandas.DataFrame(rows, columns=names).infer_objects()
 
 
+@library_class
 class FlowRegressor(RegressorMixin, _Predictor):  # type: ignore[misc]
     """The distribution of a number given other columns.
 
@@ -175,6 +177,7 @@ class FlowRegressor(RegressorMixin, _Predictor):  # type: ignore[misc]
         return self._law(X, level).quantiles[:, [0, 2]]
 
 
+@library_class
 class FlowClassifier(ClassifierMixin, _Predictor):  # type: ignore[misc]
     """The probabilities of categories given other columns; otherwise as ``FlowRegressor``.
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from dnnlib.errors import DataError, UsageError
 from dnnlib.files import atomic_path, plain_name, require_folder, require_new
 from dnnlib.logs import logger
-from dnnlib.warned import warn
+from dnnlib.warned import collecting, warn
 from torch_utils.distributed import process_group
 from torch_utils.results import provenance
 from torch_utils.seeds import hash_seed
@@ -42,6 +42,7 @@ from training.models.checkpoint import fingerprint
 from training.models.conversion import ROW, left_alone, numbers_of, ranges_of, table_of
 from training.models.draws import PosteriorDraws
 from training.models.inference import InferenceTask
+from training.models.library import library_call
 from training.models.model import weights_help
 from training.models.posterior_checking import cases_of, check
 from training.models.posterior_reports import CheckReport, report_files, write_numbers
@@ -634,6 +635,7 @@ class RoundsInFolder(RoundsInMemory):
             shutil.rmtree(path.parent)
 
 
+@library_call
 def rounds(
     simulator: Callable[..., Any],
     observation: Any,
@@ -677,9 +679,9 @@ def rounds(
     settings = from_values(RoundsSettings, given)
     task = RoundsTask.of(settings, program, prior)
     store = RoundsInMemory() if outdir is None else RoundsInFolder.of(task)
-    with left_alone():
+    with left_alone(), collecting() as warnings:
         result = in_rounds(task, store)
-    return PosteriorDraws.from_sampled(result.sampled, result.model)
+    return PosteriorDraws.from_sampled(result.sampled, result.model, tuple(warnings))
 
 
 def in_rounds(task: RoundsTask, store: RoundsInMemory) -> RoundsResult:

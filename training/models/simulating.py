@@ -7,14 +7,10 @@ each simulation has its own generator. Processes are those of joblib: within
 ``joblib.parallel_config(backend="dask")`` they are the workers of a Dask cluster.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
-from typing import Any
 
 import numpy as np
-import pandas
 import torch
 from joblib import Parallel, delayed
 
@@ -24,80 +20,12 @@ from dnnlib.logs import logger
 from dnnlib.numbers import natural
 from dnnlib.warned import warn
 from torch_utils.calls import call_simulator
-from training.data.tables.formats import numbered
 from training.files.simulator_runs import SimulatorRuns
 from training.inference.likelihoods import UserFunction
 from training.models.checkpoint import fingerprint, progress
-from training.subjects.parameter_priors import ParameterPrior
 
 SAVE_EVERY = 30.0
 """Seconds between two writes of a file of unfinished simulations."""
-
-
-@dataclass(frozen=True, eq=False)
-class SimulatedData:
-    """Simulations of a prior.
-
-    Attributes:
-        parameters: Data frame of the parameters, one row per simulation.
-        data: Data frame of the simulated numbers y1, y2, and so on; NaN in failed simulations.
-        failures: Exceptions by row number, from 0.
-    """
-
-    parameters: Any
-    data: Any
-    failures: Mapping[int, str]
-
-
-def simulate(
-    simulator: Callable[..., Any],
-    prior: Any,
-    count: int,
-    workers: int = 1,
-    seed: int = 0,
-    block: int = 1,
-    path: str | Path | None = None,
-    token: str | None = None,
-) -> SimulatedData:
-    """Draw parameters from a prior and simulate their data.
-
-    Args:
-        simulator: Function from parameters ``[block, D]``, a tensor, and a NumPy generator to data
-            ``[block, K]``. It can be a closure, a method or a lambda. A simulator of one row
-            returns ``[1, K]`` or ``[K]``.
-        prior: See ``ParameterPrior.of``; or a function from a number n and a NumPy generator to
-            parameters ``[n, D]``.
-        count: Number of simulations.
-        workers: Number of processes; -1 for one per core.
-        seed: Random seed.
-        block: Number of rows per call of the simulator. Results depend on it if it is not 1.
-        path: File that gets the simulations. If it has some of them, the others are run.
-        token: A text that identifies the simulator and everything it uses, such as a version. A
-            file is only continued with an equal token, since functions cannot be compared.
-
-    Returns:
-        The simulations. A simulation fails if the simulator raises an exception.
-
-    Raises:
-        UsageError: The prior is no distribution, or the file has other simulations.
-        DataError: Data have an unexpected shape, or all simulations failed.
-    """
-    if path is not None and token is None:
-        raise UsageError(
-            f"path is {path}: give token= too, a text that identifies the simulator, so that an "
-            "interrupted run can continue"
-        )
-    count, seed = natural("count", count), natural("seed", seed)
-    own = ParameterPrior.of(prior)
-    points = torch.from_numpy(own.sample(count, np.random.default_rng([seed, 0])))
-    program = UserFunction.of_object(simulator, token)
-    place = None if path is None else Path(path)
-    data, failures = run_simulator(program, points, seed, workers, block, path=place)
-    return SimulatedData(
-        pandas.DataFrame(points.numpy(), columns=own.names),
-        pandas.DataFrame(data, columns=numbered(data.shape[1], "y")),
-        failures,
-    )
 
 
 def run_simulator(

@@ -270,7 +270,7 @@ class CompareSettings(
     "--prior=uniform --observation=trials.csv --save_dir=out",
     common="networks priors observation save_dir weights draws strict seed device_name overwrite",
 ):
-    """Compare models by their evidence.
+    """Compute the evidence of a model, or compare several models by their evidence.
 
     Each model consists of a learned likelihood and a prior of its parameters.
 
@@ -305,8 +305,6 @@ class CompareSettings(
 
     def __post_init__(self) -> None:
         require_there(self.observation)
-        if len(self.networks) < 2:
-            raise UsageError("compare needs two models or more: give --network for each of them")
         for name in ("priors", "weights"):
             values = getattr(self, name)
             alone = name == "priors" and len(values) == 1
