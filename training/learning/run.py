@@ -597,12 +597,12 @@ def _end(
     best = watch.put_best(trainer.averaged) if watch else None
     if watch and best:
         logger.info(_choice(watch, best, trainer))
-        folder.save_network(trainer.averaged, trainer.seen)
+        folder.save_network(trainer.averaged, trainer.seen, announced=False)
     if watch and watch.is_far:
         logger.warning(FAR_HELD_OUT.format(watch.best[""].score.loss))
     if ending:
         ending(trainer.averaged, until)
-        folder.save_network(trainer.averaged, trainer.seen)
+    folder.save_network(trainer.averaged, trainer.seen)
 
 
 def _report_and_save(
@@ -624,7 +624,8 @@ def _report_and_save(
     reporter.tick(trainer.seen, recipe.learning_rate(trainer.seen), trainer.skipped, score)
     ends = ends or (watch is not None and watch.exhausted)
     if ends or tick % recipe.snap == 0:
-        folder.save_network(trainer.averaged, trainer.seen)
+        # The last network is written again with what is fitted after the training.
+        folder.save_network(trainer.averaged, trainer.seen, announced=not ends)
     if ends or tick % recipe.dump == 0:
         state = {**trainer.state(), **(watch.state() if watch else {})}
         folder.save_state(state, trainer.seen, recipe.keep)

@@ -99,7 +99,7 @@ class RunInMemory:
         """Return the name of the state for messages."""
         return Path("the model in memory")
 
-    def save_network(self, model: TrainedNetwork, seen: int) -> None:
+    def save_network(self, model: TrainedNetwork, seen: int, announced: bool = True) -> None:
         """Keep a copy of a model after ``seen`` samples."""
         self.model = copy.deepcopy(replace(model, about={**model.about, "seen": seen}))
 
@@ -208,12 +208,13 @@ class RunFolder:
         """Return the path of the training state after ``seen`` samples."""
         return self.path / f"training-state-{seen // 1000:06d}.pt"
 
-    def save_network(self, model: TrainedNetwork, seen: int) -> None:
-        """Write the network file of a model after ``seen`` samples."""
+    def save_network(self, model: TrainedNetwork, seen: int, announced: bool = True) -> None:
+        """Write the network file of a model after ``seen`` samples, and log it if announced."""
         if distributed.is_main():
             about = {**model.about, "seen": seen}
             replace(model, about=about).save(self.network_path(seen))
-            logger.info(f"Wrote {self.network_path(seen)}")
+            if announced:
+                logger.info(f"Wrote {self.network_path(seen)}")
 
     def save_state(self, state: Mapping[str, Any], seen: int, keep: int) -> None:
         """Write a training state, then remove older states.
