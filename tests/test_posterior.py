@@ -116,7 +116,7 @@ def test_the_numbers_say_what_was_done(done):
 
 
 def test_strict_exits_with_three_where_some_have_not_converged(sample, tmp_path):
-    result = sample(tmp_path / "few", "--strict", "--draws=5")
+    result = sample(tmp_path / "few", "--strict", "--draws=16")
     assert (result.code, result.err) == (3, "")
     assert "have not converged:\n  observation(s) 1, 2, 3, 4, 5: " in result.out
     said = (

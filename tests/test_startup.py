@@ -40,7 +40,6 @@ for script, words in (
     (posterior, [*place, "--observation=README.md", "--noise_std=-0.1"]),
     (posterior, [*place, "--observation=none.csv", "--noise_std=0.1"]),
     (posterior, [*place, "--condition=none.csv"]),
-    (posterior, ["check", *place[1:], "--condition=none.csv"]),
     (posterior, ["check", *place[1:], "--truth=data", "--data_root=none.npz"]),
     (posterior, ["sample", "--network=none.pkl", "--save_dir=nowhere", "--noise_std=1"]),
     (pfODE_int, ["--network=none.pkl", "--save_dir=nowhere", "--sim_type=gen"]),

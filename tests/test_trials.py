@@ -29,7 +29,7 @@ from training.subjects.likelihoods import LearnedLikelihood
 from training.trained.network import TrainedNetwork
 
 NAMES = ["id", "mu", "tau", "y", "n", "t"]
-POOL = ("--draws=60", "--sampler=pool")
+POOL = ("--draws=120", "--sampler=pool")
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +78,7 @@ def test_posteriors_of_several_trials_are_drawn(shelf, tmp_path, prior):
     assert "3 posterior(s)" in result.out
     arrays = drawn(tmp_path)
     x = arrays["posterior/x"]
-    assert x.shape == (2, 60, 3, 2)
+    assert x.shape == (1, 120, 3, 2)
     assert (np.abs(x) <= 1).all() or prior != "uniform"
     assert arrays["posterior/coordinate"].tolist() == ["mu", "tau"]
     assert np.isfinite(arrays["constant_data/evidence"]).all()
@@ -95,12 +95,12 @@ def test_members_of_a_population_are_drawn(shelf, tmp_path):
         f"--draws={draws}",
         *place[1:],
         "--bounds=tau:-1:1",
-        "--steps=100",
+        "--n_draws=400",
     )
     said = good(run_script(posterior, "population", *asked)).out
     assert "tau: population mean (of its probit between -1 and 1) " in said
     content = only_json(tmp_path, "*_population.json")
-    assert content["coordinates"] == {"mu": "itself", "tau": "probit between -1 and 1"}
+    assert content["coordinates"] == {"mu": "identity", "tau": "probit between -1 and 1"}
     low, middle, high = content["population"]["tau"]["further"]["quantiles"].values()
     assert -1 < low < middle < high < 1
     # What all have in common narrows what each is.
@@ -116,7 +116,7 @@ def test_members_of_a_population_are_drawn(shelf, tmp_path):
     again = (
         f"--draws={draws}",
         *second[1:],
-        "--steps=100",
+        "--n_draws=400",
     )
     good(run_script(posterior, "population", *again))
     more = only_json(tmp_path / "2", "*_population.json")

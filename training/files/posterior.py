@@ -20,9 +20,7 @@ Values that are not numbers are null. ``{data}_{schedule}_posterior_check.json``
 of coverage that this number of runs detects in 90 % of cases, in points), p_values and
 adjusted_p_values (Holm) by test, central_intervals and regions with their coverage at each
 probability, crps, and log_density with its mean over true values and its error, unless it is known
-only up to a constant. With ``--condition`` it has near: detectable, in points, and for each
-observation passed, the quantity of the smallest p and this p adjusted, tendency, mean_ranks, the
-distance of the farthest neighbor, local, surprise.
+only up to a constant.
 
 ``..._posterior_calibration.json`` has everything in the JSON of a check, and held_out: truths, the
 number of held-out cases; statement, the guarantee, and its assumption; holding, for each nominal

@@ -343,9 +343,7 @@ def train(
             result = Trained(path=run_training(trainer, source, place, record, resumed, **work))
         if minutes is not None:
             seconds, early = monotonic() - began, trainer.step < trainer.recipe.steps
-            reason = (
-                "validation improved no more" if early else "all steps that were planned are done"
-            )
+            reason = "validation stopped improving" if early else "all planned steps are done"
             logger.info(f"Ended after {seconds:.0f} of {60 * minutes:.0f} s: {reason}")
         why = "choices before the training and fits after it took longer than expected"
         warn_if_longer("the training", monotonic() - began, minutes, why)

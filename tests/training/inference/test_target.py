@@ -214,14 +214,14 @@ def test_where_nearly_all_is_beyond_bounds_a_check_takes_fewer_draws(amortized, 
     """Of ``N(0, 1)``, 0.0013 are above 3: of 80,000 draws some hundred."""
     monkeypatch.setattr("training.inference.amortized.FEW", 1024)  # which takes few calls
     prior = limited(amortized.prior, 3.0)
-    few = replace(amortized, prior=prior, draws=200, trace=None, fewer=True).sample(ALL)
+    few = replace(amortized, prior=prior, draws=400, trace=None, fewer=True).sample(ALL)
     distinct = few.stats["distinct"]
     kept = kept_by_thinning(distinct, 400)
     for points, own, number in zip(few.points.flatten(1, 2), kept, distinct, strict=True):
         assert 10 < number < 400
         assert len(points[own].unique(dim=0)) == len(points.unique(dim=0)) == number
     assert "beyond the column bounds" in refusal(
-        replace(amortized, prior=prior, draws=200).sample, ALL
+        replace(amortized, prior=prior, draws=400).sample, ALL
     )
 
 

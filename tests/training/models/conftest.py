@@ -9,7 +9,7 @@ import pytest
 
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 CHANGING = ("os.mkdir", "os.rename", "os.remove", "shutil.rmtree", "tempfile.mkdtemp")
-OTHERS = re.compile("^/dev/|__pycache__|torchinductor|matplotlib|sklearn_testing|pytest-of-")
+OTHERS = re.compile("^/dev/|__pycache__|torchinductor|matplotlib|arviz|sklearn_testing|pytest-of-")
 """Files that Python and other packages write themselves."""
 
 

@@ -419,10 +419,8 @@ def test_as_many_particles_are_taken_as_fit_into_minutes(monkeypatch, caplog):
     wanted(2)
     assert "16 particle steps are few" in caplog.text
     caplog.clear()
-    planned(which, SamplingPlan("hmc", typed=frozenset({"pool", "thin", "particle_steps"})), 1)
-    steps, pool = caplog.messages
-    assert steps == "Warning: --particle_steps has no effect on hmc: it belongs to twisted"
-    assert pool == "Warning: --pool has no effect on hmc: it belongs to pool, refined, annealed"
+    planned(which, SamplingPlan("hmc", typed=frozenset({"particles"})), 1)
+    assert caplog.messages == ["Warning: --particles has no effect on hmc: it belongs to twisted"]
 
 
 def test_a_time_that_is_too_short_gives_smaller_runs_and_at_last_gaussian_draws(

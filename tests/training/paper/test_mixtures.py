@@ -275,7 +275,7 @@ def test_a_region_is_where_density_is_and_its_share_is_told():
     def prior(count):
         return HALF * (2 * torch.rand(count, 2, generator=generator, dtype=torch.float64) - 1)
 
-    few = {"rows": 1024, "chains": 1, "draws": 2000, "seed": 0}
+    few = {"rows": 1024, "draws": 2000, "seed": 0}
     of = {y: Amortized(conditional_prior(), double([[y]]), **few) for y in (0.5, 2.0)}
     parts = [(Bounds.from_posterior(posterior), posterior) for posterior in of.values()]
     squares = [-2 * (bounds.least + log(2 * pi * 0.6)) for bounds, _ in parts]
