@@ -409,18 +409,23 @@ def test_calibrated_intervals_hold_whatever_the_flow_is_worth(network):
         assert words in refusal(call, kind=UsageError)
 
 
-def test_a_query_about_numbers_is_a_posterior_like_any_other(network):
+def test_a_query_about_numbers_is_a_posterior_like_any_other(network, tmp_path):
     answers, rows = Answers.open(network), shop(COUNT + 60).iloc[COUNT:].reset_index(drop=True)
     median = answers.predict(rows, ["total"], held_out=False)["total_predicted"].to_numpy()
-    drawn = answers.posterior("total").sample(rows.drop(columns="total"), draws=400)[..., 0]
+    drawn = answers.posterior("total").sample(rows.drop(columns="total"), draws=400).points[..., 0]
     assert (drawn <= median[:, None]).mean() == pytest.approx(0.5, abs=0.04)
     both = answers.posterior(["price", "total"])
     draws, pairs = both.sample(rows, draws=50), rows[["price", "total"]]
-    assert draws.shape == (60, 50, 2)
-    np.testing.assert_array_equal(both.sample(rows, draws=50), draws)
+    assert draws.points.shape == (60, 50, 2)
+    np.testing.assert_array_equal(both.sample(rows, draws=50).points, draws.points)
+    assert draws.summary()["name"].tolist() == ["price", "total"] * 60
+    assert dict(draws.to_arviz().posterior.sizes) == {"chain": 1, "draw": 50, "row": 60}
+    assert len(draws.plot().axes) == 2
+    draws.save(tmp_path / "draws.nc")
+    assert (tmp_path / "draws.nc").exists()
     # Frequent values have probabilities, which are the shares of draws.
     tip, some = answers.posterior("tip"), rows[:4]
-    share = (tip.sample(some, draws=4000)[..., 0] == 10).mean(axis=1)
+    share = (tip.sample(some, draws=4000).points[..., 0] == 10).mean(axis=1)
     probability = np.exp(tip.log_prob(np.full((4, 1), 10.0), some))
     assert (abs(share - probability) < 4 * (probability / 4000) ** 0.5).all()
     assert check(both, pairs, rows, draws=50).facts["runs"] == 60

@@ -2,7 +2,7 @@
 
 from math import ceil
 from pathlib import Path
-from time import perf_counter
+from time import monotonic, perf_counter
 
 from dnnlib.errors import UsageError
 from dnnlib.files import require_folder, require_new
@@ -80,7 +80,7 @@ def sample(settings: SampleSettings) -> int:
         return 0
     results.report_files(numbers_file, draws_file, began)
     why = "network evaluations took longer than measured at the start"
-    warn_if_longer("the draws", perf_counter() - began, settings.sampler.minutes, why)
+    warn_if_longer("the draws", monotonic() - settings.began, settings.sampler.minutes, why)
     return UNSOUND if settings.strict and not sampled.summary.converged.all() else 0
 
 

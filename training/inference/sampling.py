@@ -15,8 +15,9 @@ an expensive likelihood, the denominator is its cheap approximation.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from math import log
+from dataclasses import dataclass, field, replace
+from math import inf, log
+from time import monotonic
 
 import torch
 from torch import Tensor
@@ -94,6 +95,7 @@ class SamplingPlan:
         steps: Number of steps of the diffusion of ``twisted``.
         minutes: Time budget of the particles in minutes, instead of their number; None for no
             budget.
+        began: Time by ``time.monotonic`` from which the minutes count.
         seed: Random seed.
         typed: Names of the options given by the user, which may belong to other samplers.
     """
@@ -108,7 +110,13 @@ class SamplingPlan:
     particles: int | None = None
     steps: int = PARTICLE_STEPS
     minutes: float | None = None
+    began: float = field(default_factory=monotonic)
     typed: frozenset[str] = frozenset()
+
+    @property
+    def until(self) -> float:
+        """Time by ``time.monotonic`` at which the budget ends; infinite without one."""
+        return inf if self.minutes is None else self.began + 60 * self.minutes
 
     def __post_init__(self) -> None:
         if self.sampler not in (*SAMPLERS, GAUSSIAN):

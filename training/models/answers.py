@@ -13,12 +13,14 @@ import numpy as np
 
 from dnnlib.errors import UsageError
 from dnnlib.numbers import fraction, natural
+from dnnlib.warned import collecting
 from training.data.tables.formats import MISSING_MARKS, listed
 from training.data.tables.schema import CATEGORY
 from training.data.tables.table import DataTable
 from training.models.conversion import FRAMES, columns_of, frame_class, kind_of
 from training.models.library import library_class
 from training.models.queries import Asking, Interval, Sheet, place_of
+from training.models.results import QueryDraws
 from training.subjects import RecordFlow
 from training.trained.network import TrainedNetwork
 
@@ -188,8 +190,8 @@ class QueryPosterior:
     def __repr__(self) -> str:
         return f"QueryPosterior({', '.join(self.names)})"
 
-    def sample(self, observed: Any, draws: int = 1000, seed: int = 0) -> np.ndarray:
-        """Return draws ``[M, S, D]`` of the columns for each of M rows.
+    def sample(self, observed: Any, draws: int = 1000, seed: int = 0) -> QueryDraws:
+        """Return S draws of the D columns for each of M rows.
 
         Args:
             observed: Rows: a data frame or the path of a table, with or without the columns. Their
@@ -197,10 +199,12 @@ class QueryPosterior:
             draws: Number of draws per row, S.
             seed: Random seed.
         """
-        count, (values, places) = natural("draws", draws), self._values(observed)
-        repeated = np.repeat(values, count, axis=0)
-        drawn = self.answers.flow.drawn(repeated, self._asked(repeated), natural("seed", seed))
-        return drawn[:, places].reshape(len(values), count, len(places))
+        with collecting() as warnings:
+            count, (values, places) = natural("draws", draws), self._values(observed)
+            repeated = np.repeat(values, count, axis=0)
+            drawn = self.answers.flow.drawn(repeated, self._asked(repeated), natural("seed", seed))
+        points = drawn[:, places].reshape(len(values), count, len(places))
+        return QueryDraws(names=[*self.names], points=points, warnings=tuple(warnings))
 
     def log_prob(self, points: Any, observed: Any) -> np.ndarray:
         """Return the log densities ``[M]`` of points ``[M, D]``, one for each row, in nats.

@@ -146,7 +146,7 @@ def planned(problem: Problem, plan: SamplingPlan, count: int) -> tuple[Problem, 
     Raises:
         UsageError: There is no look-ahead regression.
     """
-    plan, target, began = settled(problem, plan), problem.target, monotonic()
+    plan, target, until = settled(problem, plan), problem.target, plan.until
     _warn_of_idle(plan)
     if plan.sampler != "twisted":
         if plan.minutes is not None:
@@ -179,14 +179,13 @@ def planned(problem: Problem, plan: SamplingPlan, count: int) -> tuple[Problem, 
         least = calls_of(*shape, fewest)
         if not halvings:
             _report_time(plan, count, least, calls_of(*shape, RELIABLE), each)
-        if least * each <= SHARE_OF_CALLS * 60 * plan.minutes:
+        if least * each <= SHARE_OF_CALLS * (until - monotonic()):
             break
     else:
         return problem, replace(plan, sampler=GAUSSIAN)
     for one, path in zip(alone, paths, strict=True):
         if one.label not in ahead.known:
             look_ahead(one, ahead, path, problem.in_file)
-    until = inf if plan.minutes is None else began + 60 * plan.minutes
     if ahead.draws == PRIOR_DRAWS:
         _warn_of_few_steps([ahead.measured(one) for one in alone])
         _measure_moves(problem, ahead, plan, until)
@@ -227,7 +226,7 @@ def _report_time(
     assert plan.minutes is not None
     if not distributed.is_main():
         return
-    seconds = SHARE_OF_CALLS * 60 * plan.minutes
+    seconds = SHARE_OF_CALLS * max(0.0, plan.until - monotonic())
     logger.info(
         f"{count:,} observation(s), about {seconds / each:,.0f} network evaluations at "
         f"{1000 * each:.2g} ms: {duration(seconds)} of --minutes={plan.minutes:g}"

@@ -153,6 +153,7 @@ class InferenceTask:
             draws=ceil(self.total / CHAINS),
             pool=self.subject.pool if self.learned is None else LEARNED_POOL,
             typed=settings.given,
+            began=settings.began,
         )
 
     def likelihood(self) -> Likelihood:

@@ -6,7 +6,7 @@ methods ``save``, ``plot`` and ``to_arviz``.
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from dnnlib.errors import UsageError
+from dnnlib.files import atomic_path
 from dnnlib.warned import InflationWarning
 from torch_utils.results import save_json
 from training.files.population import QUANTILES, SavedPopulation
@@ -243,3 +244,68 @@ class ModelEvidence(Result):
         }
         dataset = xarray.Dataset(arrays, coords={"model": [*self.names]})
         return import_module("arviz").InferenceData(evidence=dataset)
+
+
+@library_class
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class QueryDraws(Result):
+    """Draws of D numeric columns of a table, given the other observed cells of M rows.
+
+    Attributes:
+        names: Names of the D columns.
+        points: Draws ``[M, S, D]``: S independent draws for each of M rows.
+    """
+
+    names: Sequence[str]
+    points: np.ndarray
+
+    def __repr__(self) -> str:
+        rows, draws, _ = self.points.shape
+        return f"QueryDraws({rows} rows, {draws} draws each, of {', '.join(self.names)})"
+
+    def summary(self) -> Any:
+        """Return a data frame with a row for each observed row and column."""
+        rows = [
+            {
+                "row": row,
+                "name": name,
+                "mean": own.mean(),
+                "std": own.std(),
+                **{f"q{level}": np.quantile(own, level) for level in QUANTILES},
+            }
+            for row, drawn in enumerate(self.points)
+            for name, own in zip(self.names, drawn.T, strict=True)
+        ]
+        return whole_frame({key: [row[key] for row in rows] for key in rows[0]}, None)
+
+    @property
+    def dataset(self) -> Any:
+        """The draws as a dataset of xarray, ``[row, draw]`` for each column."""
+        columns = {
+            name: (("row", "draw"), self.points[..., k]) for k, name in enumerate(self.names)
+        }
+        return import_module("xarray").Dataset(columns)
+
+    def save(self, path: str | Path) -> None:
+        """Write the draws as netCDF-4."""
+        with atomic_path(path_with_suffix(path, ".nc")) as new:
+            self.dataset.to_netcdf(new, engine="h5netcdf")
+
+    def plot(self) -> Any:
+        """Return a Matplotlib figure with the histograms of the first rows, for each column."""
+        posteriors = import_module("training.pictures.posteriors")
+        figure = import_module("training.pictures.figure")
+        theme = import_module("training.pictures.theme")
+        shown = min(len(self.points), posteriors.MOST_OBSERVATIONS)
+        colors = list(theme.sequential_colors(max(shown, 2))[:shown, None])
+        panels = []
+        for place, name in enumerate(self.names):
+            values = {f"row {row + 1}": self.points[row, :, place] for row in range(shown)}
+            panel = posteriors.histograms(None, values, colors)
+            panels.append(replace(panel, title=name))
+        return figure_of(figure.Figure("Draws given the other cells", "", panels, len(panels)))
+
+    def to_arviz(self) -> Any:
+        """Return the draws as ``InferenceData`` of ArviZ, in one chain."""
+        posterior = self.dataset.expand_dims("chain").transpose("chain", "draw", "row")
+        return import_module("arviz").InferenceData(posterior=posterior)

@@ -298,7 +298,7 @@ def train(
     Raises:
         StoppedBySignal: SIGINT or SIGTERM came. In memory, SIGINT ends the training instead.
     """
-    began, run, minutes = monotonic(), settings.run, settings.training.minutes
+    began, run, minutes = settings.began, settings.run, settings.training.minutes
     if resume is not None or run.dry_run:
         minutes = None
     elif minutes is not None and settings.training.duration is not None:

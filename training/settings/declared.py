@@ -21,6 +21,7 @@ from difflib import get_close_matches
 from functools import partial, reduce
 from operator import or_
 from pathlib import Path
+from time import monotonic
 from types import MappingProxyType, NoneType, UnionType
 from typing import Any, ClassVar, NamedTuple, TypeVar, cast, dataclass_transform, get_args
 
@@ -91,11 +92,14 @@ class Declared:
 
     Attributes:
         given: Names of the options that the user gave, rather than left at their defaults.
+        began: Time by ``time.monotonic`` at which the settings were made: the start of a command
+            or a call, from which its ``minutes`` count.
     """
 
     section: ClassVar[str] = "Options"
     """Heading of these options in the help."""
     given: frozenset[str] = frozenset()
+    began: float = field(default_factory=monotonic, compare=False)
     of_kind: ClassVar[str | None] = None
     """Kind of data that all options of the class are for; None for all kinds."""
     common: ClassVar[tuple[str, ...]] = ()
