@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from training.models.guarantees import CalibratedPosterior, Guarantee, calibrate, check
     from training.models.model import Model
     from training.models.predictors import FlowClassifier, FlowRegressor
+    from training.models.results import ModelEvidence, PopulationDraws, QueryDraws
     from training.models.rounds import rounds
     from training.models.simulated import simulate
 
@@ -38,8 +39,11 @@ _HOMES = {
     "InflationSchedule": "flow.schedules",
     "LatentDistribution": "flow.latent",
     "Model": "models.model",
+    "ModelEvidence": "models.results",
+    "PopulationDraws": "models.results",
     "PosteriorDraws": "models.draws",
     "ProbabilityFlow": "flow.pfode",
+    "QueryDraws": "models.results",
     "SbiPosterior": "models.adapters",
     "rounds": "models.rounds",
     "sbi_estimator": "models.adapters",
@@ -63,8 +67,11 @@ __all__ = [
     "InflationSchedule",
     "LatentDistribution",
     "Model",
+    "ModelEvidence",
+    "PopulationDraws",
     "PosteriorDraws",
     "ProbabilityFlow",
+    "QueryDraws",
     "SbiPosterior",
     "Simulations",
     "Table",
