@@ -111,7 +111,7 @@ class Flow:
         self.posterior = model.posterior()
 
     def sample(self, observed: np.ndarray, draws: int, seed: int) -> np.ndarray:
-        found = self.posterior.sample(observed, chains=1, draws=draws, seed=seed)
+        found = self.posterior.sample(observed, draws=draws, seed=seed)
         return np.asarray(found.points)
 
 
@@ -149,7 +149,7 @@ def of_trials(name: str, count: int, seed: int) -> Figures:
     model = simulations.train(likelihood=True, seed=seed)
     trained = time.process_time()
     observed, _ = task.as_trials(task.observations())
-    draws = model.posterior().sample(observed, chains=4, draws=DRAWS // 4, seed=seed)
+    draws = model.posterior().sample(observed, draws=DRAWS, seed=seed)
     seconds = {"train": trained - began, "draw": time.process_time() - trained}
     return {**seconds, "converged": int(draws.converged.sum()), **scored(task, draws.points, seed)}
 
@@ -177,7 +177,7 @@ def of_rounds(name: str, count: int, seed: int) -> Figures:
     began = time.process_time()
     for observed in task.observations():
         draws = rounds(
-            simulate, observed, simulations=count, chains=1, draws=DRAWS, seed=seed, **known
+            simulate, observed, simulations=count, draws=DRAWS, seed=seed, **known
         )
         found = draws.points[0]
         points.append(from_quantiles(found) if independent else found)
