@@ -1,7 +1,6 @@
 """What info.py says of files, and networks of the original code that are converted."""
 
 import os
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,6 @@ from tests.support.image_models import save_image_model, write_image_set
 from tests.support.original_files import dumps, toy_content
 from tests.support.running import contents, good, refused, run_script
 from torch_utils.results import load_arrays
-from training.trained.network import TrainedNetwork
 
 
 def facts(path):
@@ -68,10 +66,6 @@ def test_tables_and_their_networks_are_described(houses, houses_run, simulations
 def test_a_run_its_reports_and_options(toy_network, tmp_path):
     network = toy_network("--data_name=circles", "--augment_to=3", "--tmax=5")
     assert facts(network)["embedded in"] == "3 dimensions"
-    grid = {"time_grid": {"solver": "heun", "times": [0.0, 1.0, 5.0]}}
-    model = TrainedNetwork.load(network)
-    replace(model, about={**model.about, **grid}).save(tmp_path / "grid.pkl")
-    assert facts(tmp_path / "grid.pkl")["stored times"] == "of heun"
     run = facts(network.parent)
     assert run["samples"] == "0.0004 million"
     assert float(run["last loss"]) > 0
