@@ -114,13 +114,12 @@ def extract(settings: ExtractSettings) -> None:
     announcement = residuals.require_space(folder, len(times) * result_bytes(names, count, dim))
     with distributed.process_group(settings.run.device_name) as device:
         probe = ResidualProbe(subject.on(device, block), times.to(device))
-        known = {name: subject.known[name] for name in ("data_name", "data_dim", "dims_to_keep")}
         run_extraction(
             extractor(noise, probe, source, settings.bs),
             residuals.residual_writer(paths, names, count, dim, extraction),
             parameters,
             extraction.origin,
-            settings.recorded(device_name=str(device), n_samples=count, **known),
+            {**settings.recorded(device_name=str(device), n_samples=count), **subject.known},
             announcement,
         )
 

