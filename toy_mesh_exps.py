@@ -14,7 +14,7 @@ fresh   fraction of new samples (validation rows) inside, in data space; differs
         if the denoiser is wrong or the latents are not Gaussian
 change  largest difference of data or end from start ("largest_change")
 moved   largest number of test points that changed sides ("changed_sides")
-paired  with --paired: fresh minus the fraction inside spheres carried by the exact
+paired  in 2-D with a network: fresh minus the fraction inside spheres carried by the exact
         denoiser, and its standard error
 
 \b

@@ -176,9 +176,7 @@ def of_rounds(name: str, count: int, seed: int) -> Figures:
         simulate, known = simulate_quantiles, {"bounds": dict.fromkeys(names, (0.0, 1.0))}
     began = time.process_time()
     for observed in task.observations():
-        draws = rounds(
-            simulate, observed, simulations=count, draws=DRAWS, seed=seed, **known
-        )
+        draws = rounds(simulate, observed, simulations=count, draws=DRAWS, seed=seed, **known)
         found = draws.points[0]
         points.append(from_quantiles(found) if independent else found)
     return {"train": time.process_time() - began, **scored(task, np.stack(points), seed)}

@@ -26,7 +26,7 @@ BY_FIRST_RANK = (
     *("report", *LONG),
 )
 """Data sets are made by the first rank as well, beside another that is there."""
-DENSITIES = ("--log_prob", "--trace=hutchinson", "--probes=2")
+DENSITIES = ("--log_prob", "--probes=2")
 
 
 def of_commands(chosen, *slow):

@@ -5,6 +5,7 @@ import json
 import shutil
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,19 +14,17 @@ import torch
 from PIL import Image
 
 import gen_fid_samples
-import pfODE_int
 from dnnlib.errors import DataError, UsageError
 from tests.support.draws import normal, seeded
 from tests.support.image_files import encoded
-from tests.support.image_models import CLASSES, END, SHAPE, write_image_set
+from tests.support.image_models import CLASSES, END, SHAPE
 from tests.support.running import contents, good, refusal, refused, run_script, unless_given
-from torch_utils.results import load_arrays
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
 from training.data.images.containers import encode_png
 from training.data.images.dataset import to_pixels
 from training.files.image_folder import PARAMETERS, ImageFolder
-from training.flow.latent import ConditionalMixture, GaussianLatents
+from training.flow.latent import ConditionalMixture
 from training.flow.solvers import SOLVERS
 from training.models import generation
 from training.models.generation import SeedSampler, generate_images, parse_seeds
@@ -35,6 +34,7 @@ from training.trained.network import TrainedNetwork
 
 DIM, KEPT = 64, 10
 CPU = torch.device("cpu")
+EPS = torch.finfo(torch.float32).eps
 CLOSED_FORM = LatentChoice()
 FAST = {"--solver": "heun", "--n_iters": 2, "--batch-gpu": 4, "--device_name": "cpu"}
 
@@ -101,7 +101,7 @@ def test_images_are_named_by_their_seeds_in_folders_of_a_thousand_if_asked(twent
 
 
 @pytest.mark.parametrize("network", ["random", "classes"])
-def test_not_a_bit_depends_on_the_company(networks, monkeypatch, network):
+def test_an_image_is_the_same_up_to_rounding_in_any_company(networks, monkeypatch, network):
     # Pixels would hide most differences: what they are rounded from is compared.
     seen = []
     monkeypatch.setattr(
@@ -115,9 +115,11 @@ def test_not_a_bit_depends_on_the_company(networks, monkeypatch, network):
     for part in (seeds, seeds.flip(0), *seeds.split(3), *seeds[:5].split(1)):
         sampler(part)
     whole, backwards = seen[:2]
-    assert torch.equal(backwards.flip(0), whole)
-    assert torch.equal(torch.cat(seen[2:14]), whole)
-    assert torch.equal(torch.cat(seen[14:]), whole[:5])
+    # The network computes in single precision.
+    near = partial(torch.testing.assert_close, rtol=0, atol=32 * EPS * float(whole.abs().max()))
+    near(backwards.flip(0), whole)
+    near(torch.cat(seen[2:14]), whole)
+    near(torch.cat(seen[14:]), whole[:5])
 
 
 def sampler_of(network, rows, latent=CLOSED_FORM):
@@ -149,33 +151,6 @@ def test_a_linear_flow_gives_the_images_of_the_closed_form(make, networks, tmp_p
     near_half = np.abs(expected % 1 - 0.5) < 1e-3
     assert near_half.mean() < 0.01
     np.testing.assert_array_equal(got[~near_half], expected.round()[~near_half])
-
-
-def test_latents_can_have_the_variances_of_a_melt(start, make, networks, tmp_path):
-    write_image_set(tmp_path / "noise.zip", 4)
-    solving = ("--solver=heun", "--n_iters=2")
-    melting = (f"--save_dir={tmp_path}", f"--data_root={tmp_path / 'noise.zip'}", "--bs=4")
-    network = f"--network={networks['late PRR']}"
-    assert run_script(pfODE_int, network, "--sim_type=melt", *melting, *solving).code == 0
-    (melt,) = tmp_path.glob("*_melt.npz")
-    empirical = ("--seeds=0-1", "--gen_source=empirical", f"--prev_melt={melt}")
-    made = make(tmp_path / "one", *empirical, network="late PRR")
-    # As images of the melt's own law, given by numbers.
-    flow = TrainedNetwork.load(networks["late PRR"]).flow
-    distribution = GaussianLatents.empirical(
-        torch.from_numpy(load_arrays(melt)["xs_es"][-1]).double()
-    )
-    latents = torch.cat(
-        [distribution.sample(1, seeded_generator("cpu", k, Stream.LATENT)) for k in (0, 1)]
-    )
-    times = torch.linspace(flow.schedule.t_min, flow.end_time, 3, dtype=torch.float64)
-    end = flow.generate(latents, times, SOLVERS["heun"]).end
-    expected = to_pixels(flow.to_data(end, times[0])).reshape(2, 8, 8).numpy()
-    np.testing.assert_array_equal(np.stack([pixels(data) for data in made.values()]), expected)
-    # Images of two laws do not mix, nor are those of another network's melt made.
-    assert start(tmp_path / "one", "--seeds=5", network="late PRR").code == 2
-    result = start(tmp_path / "two", *empirical, network="PRP")
-    assert (result.code, list((tmp_path / "two").glob("*"))) == (1, [])
 
 
 def test_a_seed_draws_its_class(make, tmp_path):
@@ -236,7 +211,7 @@ def test_images_of_other_settings_do_not_mix(start, copy):
     before = contents(copy)
     for option, here, there in (
         ("--no-calibration", "calibration is False", "True"),
-        ("--solver=rk4", "solver is rk4", "heun"),
+        ("--solver=euler", "solver is euler", "heun"),
         ("--batch-gpu=3", "batch_gpu is 3", "4"),
         ("--subdirs", "subdirs is True", "False"),
     ):
@@ -321,7 +296,8 @@ def test_learned_latents_depend_on_no_batch(networks, tmp_path):
     replace(model, learned=distribution).save(path)
     sampler = sampler_of(path, 4, LatentChoice(learned=True))
     together = sampler._latents(list(range(9)))
-    assert torch.equal(together, torch.cat([sampler._latents([seed]) for seed in range(9)]))
+    apart = torch.cat([sampler._latents([seed]) for seed in range(9)])
+    torch.testing.assert_close(together, apart, rtol=0, atol=8 * EPS * float(together.abs().max()))
     assert not torch.allclose(together, sampler_of(path, 4)._latents(list(range(9))))
 
 

@@ -1,12 +1,10 @@
 """What info.py says of files, and networks of the original code that are converted."""
 
 import os
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 import import_network
 import info
@@ -15,7 +13,6 @@ from tests.support.image_models import save_image_model, write_image_set
 from tests.support.original_files import dumps, toy_content
 from tests.support.running import contents, good, refused, run_script
 from torch_utils.results import load_arrays
-from training.trained.network import TrainedNetwork
 
 
 def facts(path):
@@ -69,10 +66,6 @@ def test_tables_and_their_networks_are_described(houses, houses_run, simulations
 def test_a_run_its_reports_and_options(toy_network, tmp_path):
     network = toy_network("--data_name=circles", "--augment_to=3", "--tmax=5")
     assert facts(network)["embedded in"] == "3 dimensions"
-    grid = {"time_grid": {"solver": "heun", "times": [0.0, 1.0, 5.0]}}
-    model = TrainedNetwork.load(network)
-    replace(model, about={**model.about, **grid}).save(tmp_path / "grid.pkl")
-    assert facts(tmp_path / "grid.pkl")["stored times"] == "of heun"
     run = facts(network.parent)
     assert run["samples"] == "0.0004 million"
     assert float(run["last loss"]) > 0
@@ -88,16 +81,6 @@ def test_a_run_its_reports_and_options(toy_network, tmp_path):
     refused(run_script(info, copy), 1, "stats.jsonl", "last line")
 
 
-@pytest.fixture(params=["toy_circles_prp", "image_8x8_prr10"])
-def recorded(request):
-    """A file with random weights, beside one of what the original code makes of some points."""
-    root = Path(__file__).parent.parent
-    folders = (root / "tests" / "fixtures", root.parent / "shared" / "fixtures")
-    paths = [folder / f"{request.param}.pkl" for folder in folders]
-    got = next((path for path in paths if path.exists()), None)
-    return got or pytest.skip(f"needs {paths[0]}")
-
-
 @pytest.fixture
 def bring(tmp_path):
     """``bring(source, *options)``: imports a file, or content of one, as ``network.pkl``."""
@@ -110,23 +93,6 @@ def bring(tmp_path):
         return run_script(import_network, f"--source={source}", place, *options)
 
     return run
-
-
-def test_networks_of_the_original_code_give_the_same(bring, tmp_path, recorded):
-    good(bring(recorded))
-    model = TrainedNetwork.load(tmp_path / "network.pkl")
-    file = load_arrays(recorded.with_suffix(".npz"))
-    x, t, given, known = (torch.from_numpy(file[k]) for k in ("x_es", "t", "denoised", "weight"))
-    denoised = model.denoiser(x, t).double()
-    if file["space"] == "IS":
-        # Recorded as images, from points in eigenspace.
-        denoised = model.denoiser.basis.from_eigen(denoised)
-    error = (denoised - given.double()).norm(dim=1) / given.double().norm(dim=1)
-    assert error.max() < 2e-6
-    assert model.denoiser.noise_cond == "ddpm_float32"
-    # The loss is weighted by 1/c_out, computed in float32 with cancellation.
-    weight = 1 / model.denoiser.coefficients(t.double()).c_out
-    torch.testing.assert_close(weight, known.double(), rtol=2e-4, atol=0)
 
 
 def test_an_imported_toy_network_can_be_simulated_and_its_source_is_not_run(bring, tmp_path):

@@ -366,7 +366,7 @@ def test_generation_draws_from_the_learned_law(distributions, tmp_path):
 
 @pytest.mark.slow
 def test_coverage_carries_white_spheres(distributions, tmp_path):
-    options = ("--test_pts=2000", "--boundary_pts=400", "--steps=8", "--no-paired")
+    options = ("--test_pts=2000", "--boundary_pts=400", "--steps=8")
     place = (f"--network={distributions['law']}", f"--save_dir={tmp_path}")
     good(run_script(toy_mesh_exps, *place, *options))
     got = load_json(tmp_path / "circles_PRRto1D_coverage.json")

@@ -57,8 +57,6 @@ class Stream(IntEnum):
     """Noise of the first time on images to inflate."""
     RESIDUAL_NOISE = 4
     """Noise on points whose residuals are extracted."""
-    PILOT = 5
-    """Latents for the choice of a solver's steps."""
 
     FRESH_POINTS = 0
     """New samples for coverage."""

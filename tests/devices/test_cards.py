@@ -23,7 +23,7 @@ from training import Simulations, Table
 from training.data.batches import Batch
 from training.flow.denoisers import fit_calibration
 from training.flow.eigenbasis import EigenBasis
-from training.flow.integration_choice import choose_steps, fit_equal_error_grid
+from training.flow.integration_choice import fit_equal_error_grid
 from training.flow.latent import ConditionalMixture
 from training.flow.likelihood import Trace
 from training.flow.solvers import SOLVERS, get_solver
@@ -44,7 +44,7 @@ def cuda():
 
 CPU, CARD = torch.device("cpu"), torch.device("cuda", 1)
 """The second card is not the current one, which ``cuda`` without a number means."""
-WAYS = ("heun", "exp_ab2", "exp_rk5", "dopri5", "rev_euler")
+WAYS = ("heun", "exp_ab2", "exp_rk5")
 """A solver of each kind."""
 ENSEMBLE = "ensemble with conditions"
 
@@ -69,10 +69,10 @@ def network_flow(device):
     return model.flow.to(device)
 
 
-@pytest.mark.parametrize("solver", slowly(WAYS, "dopri5"))
+@pytest.mark.parametrize("solver", WAYS)
 def test_points_melt_and_return_and_explicit_steps_never_wait(cuda, solver):
     points = normal(3, 2)
-    method = get_solver(solver, rtol=0.1, atol=0.1)
+    method = get_solver(solver)
     steps = 1 + method.multistep
 
     def there_and_back(device):
@@ -167,11 +167,10 @@ def test_results_are_those_of_the_cpu(cuda, compute):
 
 def test_grids_of_times_are_fitted(cuda, monkeypatch):
     monkeypatch.setattr("training.flow.integration_choice.CELLS", 1)
-    monkeypatch.setattr("training.flow.integration_choice.FEWEST_STEPS", 1)
     flow, solver = network_flow(CARD), SOLVERS["heun"]
     latents = normal(2, 2).to(CARD)
     grid = fit_equal_error_grid(flow, latents, flow.times(2), solver)
-    assert choose_steps(flow, latents, grid, solver, tolerance=10.0)[0] <= 8
+    assert grid(3).tolist() == sorted(grid(3).tolist())
 
 
 FEW = {"chains": 2, "draws": 2, "warmup": 1, "pool": 16, "particles": 2, "steps": 4}

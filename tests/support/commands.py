@@ -224,7 +224,7 @@ ALL = (
     ),
     Command(
         "pfODE_int",
-        f"{IMAGE_FLOW} --data_root={{0.images}} --bs=5 --log_prob --trace=hutchinson --probes=2",
+        f"{IMAGE_FLOW} --data_root={{0.images}} --bs=5 --log_prob --probes=2",
         needed=("--data_root",),
         added_to=".json",
     ),
@@ -239,7 +239,7 @@ ALL = (
     Command(
         "calc_roundtrip_mse",
         # The last batch is one image, of which one rank has nothing to do.
-        f"{IMAGE_FLOW} --data_root={{0.images}} --total_samples=10 --bs=3 --keep_worst=4",
+        f"{IMAGE_FLOW} --data_root={{0.images}} --total_samples=10 --bs=3",
     ),
     Command(
         f"{RESIDUALS} extracttoys",

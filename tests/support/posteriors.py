@@ -30,7 +30,7 @@ def gaussian_prior(dim=2, error=0, **units):
     """A Gaussian prior: its denoiser is exact, or off by an error, and points are affine in w."""
     schedule = InflationSchedule.to_dimension(dim, dim, top_variance=2.0, gamma0=0.05)
     flow = gaussian_flow(random_basis(dim), schedule, error)
-    solver = get_solver("exp_ab2", 1e-6, 1e-6)
+    solver = get_solver("exp_ab2")
     return Prior(flow, flow.times(STEPS), solver, **units)
 
 
@@ -62,7 +62,7 @@ def conditional_prior(start="on"):
     prepared = Preparation(table, choices, Recipe(duration=1e-4, batch=100), torch.device("cpu"))
     model, _ = prepared.build(prepared.coordinates(Space("none", "zca", start)))
     model.denoiser.eval().requires_grad_(False)
-    return Prior(model.flow, model.flow.times(4), get_solver("exp_ab2", 1e-6, 1e-6))
+    return Prior(model.flow, model.flow.times(4), get_solver("exp_ab2"))
 
 
 def limited(prior, low):

@@ -19,10 +19,10 @@ from dnnlib.logs import logger
 from torch_utils import distributed
 from torch_utils.results import open_arrays, provenance, save_json
 from torch_utils.streams import Stream
-from training.cli.shared import last_time, of_data_set, solver_of, steps_and_end
+from training.cli.shared import of_data_set, steps_and_end
 from training.files import correlations, residuals
-from training.models.integration_settings import TimeChoice
-from training.names import ALL_AT_ONCE
+from training.flow.solvers import get_solver
+from training.names import ALL_AT_ONCE, DEFAULT_SOLVER
 from training.paper.residuals import (
     Autocorrelations,
     Correlation,
@@ -43,10 +43,13 @@ from training.subjects import ToyFlow
 from training.subjects.subject import Source
 from training.trained.network import TrainedNetwork
 
+ROWS = 4 * ALL_AT_ONCE
+"""Number of points of a toy per batch, over all ranks: a few network evaluations."""
+
 
 def extracttoys(settings: ExtractToysSettings) -> None:
     """Write outputs and residuals of a toy network at all times."""
-    network = TrainedNetwork.open(settings.network, calibrated=settings.calibration)
+    network = TrainedNetwork.open(settings.network)
     subject = ToyFlow.of(network, settings.named("data_name", "data_dim", "dims_to_keep"))
     schedule = subject.flow.schedule
     _, end = steps_and_end(settings.n_time_pts - 1, settings.h, subject.t_max)
@@ -57,7 +60,7 @@ def extracttoys(settings: ExtractToysSettings) -> None:
             "--n_time_pts or --h"
         )
     times = schedule.times(settings.n_time_pts - 1, end)
-    names = residuals.QUANTITIES if settings.exact else residuals.QUANTITIES[:2]
+    names = residuals.QUANTITIES
     matters, count, noise = settings.matters(), settings.n_samples, settings.noise
     extraction = extraction_of(network, subject.data_name, noise.noise, times, matters)
     result = residuals.AT_ALL_TIMES.path(settings.save_dir, stem=extraction.stem)
@@ -68,10 +71,10 @@ def extracttoys(settings: ExtractToysSettings) -> None:
     source = subject.source(None, count, noise.seed)
     with distributed.process_group(settings.run.device_name) as device:
         subject.flow.to(device)
-        exact = subject.exact.to(device).denoiser if settings.exact else None
+        exact = subject.exact.to(device).denoiser
         probe = ResidualProbe(subject.on(device, ALL_AT_ONCE), times.to(device), exact)
         run_extraction(
-            extractor(noise, probe, source, settings.bs),
+            extractor(noise, probe, source, ROWS),
             residuals.residual_writer([result], names, count, subject.dim, extraction),
             parameters,
             extraction.origin,
@@ -87,24 +90,19 @@ def extractor(noise: NoiseOptions, probe: ResidualProbe, source: Source, batch: 
         samples = source.read(rows)
         return samples.points, {} if samples.labels is None else {"labels": samples.labels}
 
-    solver = solver_of(noise.solver) if noise.noise == "path" else None
+    solver = get_solver(DEFAULT_SOLVER) if noise.noise == "path" else None
     return Extractor(probe, read, len(source), batch, noise.seed, Stream.RESIDUAL_NOISE, solver)
 
 
 def extract(settings: ExtractSettings) -> None:
     """Write outputs and residuals of an image or table network, one file per time."""
-    network = TrainedNetwork.open(
-        settings.network, calibrated=settings.calibration, precision=settings.calls.precision
-    )
-    expected, folder = settings.named("data_dim", "dims_to_keep"), settings.save_dir
-    subject = of_data_set(network, expected, settings.data_name)
-    end = last_time(settings.times, network.t_max, network.name)
-    grid = TimeChoice(settings.n_time_pts - 1, end, settings.times.first)
-    times = grid.even(subject.flow.schedule)(settings.n_time_pts - 1)
+    network, folder = TrainedNetwork.open(settings.network), settings.save_dir
+    subject = of_data_set(network, settings.named("dims_to_keep"), settings.data_name)
+    times = subject.flow.schedule.times(settings.n_time_pts - 1, network.t_max)
     names, dim = residuals.QUANTITIES[:2], subject.dim
     wanted = subject.counted(settings.n_samples, IMAGES, settings.data_root)
     source = subject.source(settings.data_root, wanted, settings.noise.seed)
-    count, block = len(source), settings.calls.batch_gpu or subject.even_block
+    count, block = len(source), settings.batch_gpu or subject.even_block
     matters, noise = {**settings.matters(), "n_samples": count}, settings.noise
     extraction = extraction_of(network, subject.data_name, noise.noise, times, matters)
     paths = [
@@ -116,13 +114,12 @@ def extract(settings: ExtractSettings) -> None:
     announcement = residuals.require_space(folder, len(times) * result_bytes(names, count, dim))
     with distributed.process_group(settings.run.device_name) as device:
         probe = ResidualProbe(subject.on(device, block), times.to(device))
-        known = {name: subject.known[name] for name in ("data_name", "data_dim", "dims_to_keep")}
         run_extraction(
             extractor(noise, probe, source, settings.bs),
             residuals.residual_writer(paths, names, count, dim, extraction),
             parameters,
             extraction.origin,
-            settings.recorded(device_name=str(device), end_time=end, n_samples=count, **known),
+            {**settings.recorded(device_name=str(device), n_samples=count), **subject.known},
             announcement,
         )
 

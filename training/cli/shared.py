@@ -16,7 +16,6 @@ from training.models.integration_settings import TimeChoice
 from training.names import DEFAULT_STEPS
 from training.settings.shared import (
     MAX_STEPS,
-    EvenTimeOptions,
     ImageTimeOptions,
     SolverOptions,
     ToyTimeOptions,
@@ -27,12 +26,10 @@ from training.trained.network import TrainedNetwork
 
 def solver_of(options: SolverOptions) -> Solver:
     """Return the ODE solver that the options select."""
-    return get_solver(options.solver, options.rtol, options.atol)
+    return get_solver(options.solver)
 
 
-def toy_times(
-    options: ToyTimeOptions, t_max: float, network: str | None = None, store: bool = False
-) -> TimeChoice:
+def toy_times(options: ToyTimeOptions, t_max: float, network: str | None = None) -> TimeChoice:
     """Return the time grid of a toy's simulation, up to ``steps * h`` or ``t_max``.
 
     Args:
@@ -40,7 +37,6 @@ def toy_times(
         t_max: Default for the end time T.
         network: Name in messages of the network that was trained up to ``t_max``; None if nothing
             was trained, so that T may be later.
-        store: Whether to keep adapted times in the network file.
 
     Raises:
         UsageError: There are too many times, or the network was not trained up to the last.
@@ -51,25 +47,18 @@ def toy_times(
             f"steps times h is {end:g}, but {network} was trained up to T = {t_max:g}: give "
             "fewer steps or a smaller h"
         )
-    return TimeChoice(
-        steps, end, adapted=options.disc == "adapted", tolerance=options.tol, store=store
-    )
+    return TimeChoice(steps, end)
 
 
-def steps_and_end(
-    steps: int | str | None, h: float | None, t_max: float
-) -> tuple[int | None, float]:
+def steps_and_end(steps: int | None, h: float | None, t_max: float) -> tuple[int, float]:
     """Return the number of steps and the end time T: ``steps * h``, or ``t_max``.
 
-    The number of steps is None for ``auto``. If only a step size is given, it must divide
-    ``t_max``, so that T is exactly ``t_max``.
+    If only a step size is given, it must divide ``t_max``, so that T is exactly ``t_max``.
     """
-    if isinstance(steps, int) and steps > MAX_STEPS:
+    if steps is not None and steps > MAX_STEPS:
         raise UsageError(f"--steps is {steps}: give at most {MAX_STEPS}")
     if h is None:
-        return (None if steps == "auto" else int(steps or DEFAULT_STEPS)), t_max
-    if isinstance(steps, str):
-        raise UsageError(f"--steps={steps} chooses the step size: leave --h out")
+        return steps or DEFAULT_STEPS, t_max
     if steps is None:
         if t_max / h > MAX_STEPS:
             raise UsageError(f"h is {h:g}, which makes more than {MAX_STEPS} steps up to {t_max:g}")
@@ -84,7 +73,7 @@ def steps_and_end(
     return steps, t_max if math.isclose(end, t_max, rel_tol=1e-9) else end
 
 
-def last_time(options: EvenTimeOptions, t_max: float, network: str) -> float:
+def last_time(options: ImageTimeOptions, t_max: float, network: str) -> float:
     """Return the end time T that the options select, for a network trained up to ``t_max``.
 
     Raises:
@@ -98,18 +87,15 @@ def last_time(options: EvenTimeOptions, t_max: float, network: str) -> float:
     return min(options.end_time or t_max, t_max)
 
 
-def image_times(
-    options: ImageTimeOptions, network: TrainedNetwork, store: bool = False
-) -> TimeChoice:
+def image_times(options: ImageTimeOptions, network: TrainedNetwork) -> TimeChoice:
     """Return the times of a simulation of images or a table; see ``toy_times``.
 
     Raises:
         UsageError: The network was not trained up to the last time, or the first is not before it.
     """
-    steps = None if options.n_iters == "auto" else int(options.n_iters or DEFAULT_STEPS)
-    end, adapted = last_time(options, network.t_max, network.name), options.disc == "adapted"
-    choice = TimeChoice(steps, end, options.first, adapted, options.tol, store)
-    choice.even(network.denoiser.schedule)
+    end = last_time(options, network.t_max, network.name)
+    choice = TimeChoice(options.n_iters or DEFAULT_STEPS, end, options.first)
+    choice.times(network.denoiser.schedule)
     return choice
 
 

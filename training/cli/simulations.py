@@ -33,10 +33,10 @@ from training.models.integration_settings import (
     recorded_eps,
 )
 from training.models.simulations import FinishedSimulation, SimulationRun, measure_returns
-from training.names import AUTO, KINDS
+from training.names import KINDS, PROBES
 from training.settings.declared import Declared
 from training.settings.samples import GenerationSettings
-from training.settings.shared import DensityOptions, ImageNetworkOptions
+from training.settings.shared import ImageNetworkOptions
 from training.settings.simulations import (
     PUBLISHED_SAMPLES,
     SAMPLES,
@@ -57,7 +57,7 @@ def images_or_tables(settings: SimulationSettings) -> None:
     """Run the simulations (melt, roundtrip, gen) of images or a table, and write the results."""
     subject, network = opened(settings)
     subject.check_class(settings.class_, "gen" in settings.kinds)
-    choice = image_times(settings.times, network, settings.store_grid)
+    choice = image_times(settings.times, network)
     latent = latent_of(settings.gen_source, settings.eps, "say --gen_source=empirical")
     latent = latent.settled(subject.flow, choice.end, subject.dims_to_keep)
     choice, solver = way_of(settings, choice, subject.flow)
@@ -75,7 +75,7 @@ def images_or_tables(settings: SimulationSettings) -> None:
         recorded = load_json(parameters) if parameters.exists() else {}
         distributed.barrier()  # no rank writes before all ranks have checked
         flow = latent.on(subject.on(device, settings.network.batch_gpu))
-        times = choice.of(subject, flow, solver)
+        times = choice.times(flow.schedule)
         story = simulation_run(
             settings,
             subject=subject,
@@ -94,7 +94,6 @@ def images_or_tables(settings: SimulationSettings) -> None:
             story.check_labels(melted)
         eps = latent.name if latent.empirical else recorded_eps(settings.eps, latent)
         options = settings.recorded(
-            **subject.known,
             bs=story.count,
             end_time=choice.end,
             solver=solver.name,
@@ -102,6 +101,7 @@ def images_or_tables(settings: SimulationSettings) -> None:
             eps=str(eps),
             device_name=str(device),
         )
+        options |= subject.known
         for chapter in story.tell(settings.kinds, melted):
             if distributed.is_main():
                 # Entries of earlier runs remain in the parameters.
@@ -121,7 +121,7 @@ def simulation_run(
         subject=subject,
         save_every=settings.save_freq,
         by_course=is_free(settings.solver, settings.times),
-        density_plan=densities_of(settings.likelihood, settings.seed, subject.levels_per_unit),
+        density_plan=densities_of(settings, subject.levels_per_unit),
         **run,
     )
 
@@ -156,7 +156,7 @@ def report(settings: SimulationSettings, subject: Subject, chapter: FinishedSimu
         return
     simulation = chapter.simulation
     points, drawn = simulation.points(subject.flow).cpu(), chapter.kind == "gen"
-    names, values = subject.as_source(points, settings.round, drawn)
+    names, values = subject.as_source(points, drawn)
     columns = [values, *(density[:, None].cpu() for density in simulation.densities.values())]
     save_csv(settings.csv, [*names, *simulation.densities], torch.cat(columns, dim=1))
     logger.info(f"Wrote {settings.csv}")
@@ -173,7 +173,7 @@ def count_of(settings: SimulationSettings, subject: Subject, samples: Samples | 
 def net(settings: NetSettings) -> None:
     """Run the simulations (melt, roundtrip, gen) of a toy with a trained network."""
     network = TrainedNetwork.open(settings.network, settings.end_vars, settings.calibration)
-    toys("net", ToyFlow.of(network, settings.expected()), settings, settings.store_grid)
+    toys("net", ToyFlow.of(network, settings.expected()), settings)
 
 
 def discrete(settings: ClosedFormSettings) -> None:
@@ -200,20 +200,18 @@ def closed_form(settings: ClosedFormSettings, points: tuple[int, int] | None = N
     )
 
 
-def toys(
-    mode: str, subject: ToyFlow, settings: NetSettings | ClosedFormSettings, store: bool = False
-) -> None:
+def toys(mode: str, subject: ToyFlow, settings: NetSettings | ClosedFormSettings) -> None:
     """Run the three simulations one after the other, and write each when it ends."""
     folder, stem = settings.save_dir, f"{subject.stem}_{mode}"
     paths = {kind: folder / f"{stem}_{kind}_results.npz" for kind in KINDS}
     parameters = folder / f"{stem}_sim_params.json"
     network = subject.network.name if subject.network else None
-    choice = toy_times(settings.times, subject.t_max, network, store)
+    choice = toy_times(settings.times, subject.t_max, network)
     latent = latent_choice(settings.eps).settled(subject.flow, choice.end, subject.dims_to_keep)
     flow, solver = latent.on(subject.flow), solver_of(settings.solver)
     with distributed.process_group(settings.run.device_name) as device:
         require_new([*paths.values(), parameters], settings.run.overwrite)
-        times = choice.of(subject, flow.to(device), solver)
+        times = choice.times(flow.to(device).schedule)
         require_folder(folder)
         distributed.barrier()  # no rank writes before all ranks have checked
         story = simulation_run(
@@ -232,12 +230,12 @@ def toys(
             return
         steps, end = len(times) - 1, choice.end
         options = settings.recorded(
-            **subject.known,
             steps=steps,
             h=end / steps,
             eps=recorded_eps(settings.eps, latent),
             device_name=str(device),
         )
+        options |= subject.known
         about = {"options": options, "end_time": end, "simulations": facts, **provenance()}
         save_json(parameters, {"format": PARAMETERS_FORMAT, **about})
         for path in (*paths.values(), parameters):
@@ -265,21 +263,20 @@ def roundtrips(settings: RoundtripSettings) -> None:
     """Inflate data, generate it back, and write the roundtrip errors."""
     began = perf_counter()
     subject, network = opened(settings)
-    choice = image_times(settings.times, network, settings.store_grid)
+    choice = image_times(settings.times, network)
     solver = solver_of(settings.solver)
-    returns = subject.returns(settings.save_dir, settings.seed, settings.keep_worst)
+    returns = subject.returns(settings.save_dir, settings.seed)
     require_new(returns.paths, settings.run.overwrite)
     count = subject.counted(settings.total_samples, PUBLISHED_SAMPLES, settings.data_root)
     source = subject.source(settings.data_root, count, settings.seed)
     with distributed.process_group(settings.run.device_name) as device:
         require_folder(settings.save_dir)
         flow = subject.on(device, settings.network.batch_gpu)
-        times = choice.of(subject, flow, solver)
+        times = choice.times(flow.schedule)
         calls = measure_returns(flow, times, solver, source, returns, settings.bs)
         if not distributed.is_main():
             return
         options = settings.recorded(
-            **subject.known,
             total_samples=len(source),
             end_time=choice.end,
             n_iters=len(times) - 1,
@@ -288,7 +285,7 @@ def roundtrips(settings: RoundtripSettings) -> None:
         about = {
             "denoiser_calls": calls,
             "seconds": perf_counter() - began,
-            "options": options,
+            "options": {**options, **subject.known},
             **provenance(),
         }
         returns.save(about)
@@ -301,22 +298,17 @@ def images_of_seeds(settings: GenerationSettings) -> None:
     """Generate the image of each seed, unless it exists with the same settings."""
     began = perf_counter()
     seeds = parse_seeds(settings.seeds)
-    latent = latent_of(
-        settings.gen_source, settings.eps, "give --gen_source=empirical --prev_melt=FILE"
-    )
+    latent = latent_choice(settings.eps, "give auto or a variance")
     network = network_of(settings.network)
-    expected, data_name = settings.network.expected(), settings.network.data_name
-    image_flow = ImageFlow.of(network, expected, data_name)
+    image_flow = ImageFlow.of(network, settings.network.named("dims_to_keep"))
     image_flow.check_class(settings.class_)
-    choice = image_times(settings.times, network, settings.store_grid)
+    choice = image_times(settings.times, network)
     latent = latent.settled(image_flow.flow, choice.end, image_flow.dims_to_keep)
     choice, solver, how = sampled_along(settings, choice, image_flow.flow)
     overwrite = settings.run.overwrite
     with distributed.process_group(settings.run.device_name) as device:
         rows = settings.network.batch_gpu or BLOCK_ROWS[device.type]
-        sampler = SeedSampler(
-            image_flow, solver, choice, device, rows, latent, settings.class_, settings.prev_melt
-        )
+        sampler = SeedSampler(image_flow, solver, choice, device, rows, latent, settings.class_)
         resolved = {"end_time": choice.end, "batch_gpu": rows, **how}
         made_with = {
             "network_sha256": hashlib.sha256(network.path.read_bytes()).hexdigest(),
@@ -324,8 +316,6 @@ def images_of_seeds(settings: GenerationSettings) -> None:
             **settings.image_settings(**resolved),
             "device": device.type,  # for bitwise identical results
         }
-        if latent.empirical:
-            made_with["latent_sha256"] = sampler.latent_law.digest()
         folder = ImageFolder(settings.save_dir, image_flow.shape, settings.subdirs, made_with)
         outdated = folder.outdated(seeds, overwrite)
         distributed.barrier()  # no rank writes before all ranks have checked
@@ -343,7 +333,8 @@ def images_of_seeds(settings: GenerationSettings) -> None:
         }
         if distributed.is_main():
             cost = {"network_calls": calls, "seconds": perf_counter() - began}
-            options = settings.recorded(**image_flow.known, **resolved, device_name=str(device))
+            options = settings.recorded(**resolved, device_name=str(device))
+            options |= image_flow.known
             folder.record({"options": options, **counts, **cost, **provenance()})
             logger.info(
                 "Wrote {made} new images to {folder}; {remade} were made again, and {skipped} were "
@@ -372,7 +363,7 @@ def opened(settings: SimulationSettings | RoundtripSettings) -> tuple[Subject, T
     options = settings.network
     network = network_of(options)
     settings.require_kind(network.data_kind, options.network)
-    return of_data_set(network, options.expected(), options.data_name), network
+    return of_data_set(network, settings.expected(), settings.data_name), network
 
 
 def sampled_along(
@@ -388,7 +379,7 @@ def sampled_along(
     """
     method, integration = solver_of(settings.solver), flow.integrations.get(use)
     if integration is None or not is_free(settings.times, settings.solver):
-        return choice, method, {"solver": method.name, "n_iters": choice.steps or AUTO}
+        return choice, method, {"solver": method.name, "n_iters": choice.steps}
     resolved = {"solver": integration.name, "n_iters": integration.steps}
     return replace(choice, given=integration.times), integration.solver, resolved
 
@@ -402,20 +393,23 @@ def is_free(*options: Declared) -> bool:
 
 
 def densities_of(
-    options: DensityOptions, seed: int, levels_per_unit: float | None = None
+    settings: SimulationSettings | NetSettings | ClosedFormSettings,
+    levels_per_unit: float | None = None,
 ) -> DensityPlan | None:
     """Return the settings of the log densities to compute; None for no log densities.
 
     Args:
-        options: Options as given.
-        seed: Random seed.
+        settings: Options as given.
         levels_per_unit: Number of gray levels per data unit of images; None for other data.
     """
-    if not options.log_prob:
+    if isinstance(settings, SimulationSettings):
+        wanted, probes = settings.likelihood.log_prob, settings.likelihood.probes
+    else:
+        wanted, probes = settings.log_prob, PROBES
+    if not wanted:
         return None
-    estimated = options.trace == "auto" and levels_per_unit is not None
-    trace = Trace("hutchinson" if estimated else options.trace, options.probes, seed)
-    return DensityPlan(trace, levels_per_unit)
+    kind = "auto" if levels_per_unit is None else "hutchinson"
+    return DensityPlan(Trace(kind, probes, settings.seed), levels_per_unit)
 
 
 def latent_of(source: str, eps: str | None, otherwise: str) -> LatentChoice:

@@ -101,8 +101,6 @@ def about_network(path: Path) -> Iterator[Fact]:
                 f"{float(slopes.max()):.3f}"
             ),
         )
-    if "time_grid" in about:
-        yield "stored times", f"of {about['time_grid']['solver']}"
     if model.held_out is not None:
         yield "held-out truths", f"{model.held_out.truths}, by {model.held_out.draws} draws of each"
     yield "digest", model.digest()

@@ -14,14 +14,14 @@ parentheses, the column of the printed table:
     largest_change (change)    [R], largest difference of data or end from latent, over seeds too
     changed_sides (moved)      [R], maximum number of test points on another side than at the start
     paired.fresh_exact         as coverage.fresh, inside boundaries that the exact denoiser carries;
-                               without --paired, paired is null
+                               in 2-D with a network of a toy; else paired is null
     paired.difference (paired) coverage.fresh minus that, for the same samples
     paired.standard_error (s.e.)   [R], standard error of the mean difference
     denoiser_calls             evaluations for the carried points, without those of the exact flow
 
 With a learned latent distribution, the stages latent and end are in whitened latents, which are
 standard normal. A refitted boundary has faces between the points of its sphere and all smaller
-ones. Arrays with paired or exact in their name are those of ``--paired``.
+ones. Arrays with paired or exact in their name are those of this comparison.
 
 In 3-D each mesh is also ``{data}_{schedule}_r{radius}_{stage}.ply``, in single precision, the
 radius to six digits; ``--overwrite`` removes the meshes of other radii under these names.

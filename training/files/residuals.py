@@ -102,10 +102,10 @@ class Extraction:
 
 
 def describe_extraction(extraction: Extraction, parameters: Path) -> dict[str, Any]:
-    """Return the description of an extraction without its times, together with four options.
+    """Return the description of an extraction without its times, together with three options.
 
-    The options are ``network``, ``calibration``, ``n_samples`` and ``seed``; each is None if
-    ``parameters``, the JSON of the options, is missing or belongs to another extraction.
+    The options are ``network``, ``n_samples`` and ``seed``; each is None if ``parameters``, the
+    JSON of the options, is missing or belongs to another extraction.
 
     Raises:
         DataError: The JSON is broken.
@@ -115,7 +115,7 @@ def describe_extraction(extraction: Extraction, parameters: Path) -> dict[str, A
     known = {name: value for name, value in vars(extraction).items() if name != "times"}
     return known | {
         name: options.get(name) if isinstance(options, dict) else None
-        for name in ("network", "calibration", "n_samples", "seed")
+        for name in ("network", "n_samples", "seed")
     }
 
 

@@ -4,9 +4,8 @@ Toys have ``{toy}_{schedule}_{mode}_{sim}_results.npz`` for each sim (melt, roun
 ``{toy}_{schedule}_{mode}_sim_params.json``; images and tables have ``{data}_{schedule}_{sim}.npz``
 and ``{data}_{schedule}_HD_pfODE_int_sim_params.json``. The schedule is PRP, PRRto{d}D, EDM, VP or
 VE. States of images are in float32, all other numbers in float64. States of rows are in the
-coordinates of the flow. Reversible solvers (rev_euler, rev_rk5) save a gap. Densities, with
-``--log_prob``, are those of dequantized images; they have an error if they are estimated, or means
-over a quantization bin.
+coordinates of the flow. Densities, with ``--log_prob``, are those of dequantized images; they have
+an error if they are estimated, or means over a quantization bin.
 
 States are saved at the start, every ``--save_freq`` steps, and at the end. So
 ``tilde_xs == tilde_xs_es @ eigenvectors.T + mean``, and the closed form of a latent variance is
@@ -28,7 +27,6 @@ import torch
 from torch import Tensor
 
 from dnnlib.errors import DataError
-from dnnlib.logs import logger
 from torch_utils import distributed
 from torch_utils.array_stream import ArrayStream, stream_arrays
 from torch_utils.inert_pickle import shown
@@ -45,7 +43,6 @@ from training.files.declared import (
     text,
 )
 from training.flow.pfode import ProbabilityFlow, State
-from training.flow.solvers import Solver
 
 PARAMETERS_FORMAT = "inflationary-flows simulations 1"
 """Format of the JSON beside the arrays."""
@@ -81,9 +78,6 @@ TRAJECTORY = ResultFile(
         "mean": Key("D", "mean of the data"),
         "eigenvectors": Key("D D", "axes of the eigenspace, in columns"),
         "network_sha256": text("digest of what determines the flow of a network", optional=True),
-        "gap": Key("N D", "state for exact inversion, besides the last xs_es", optional=True),
-        "gap_times": Key("*", "times of all steps of the gap", optional=True),
-        "gap_solver": text("solver of the gap", optional=True),
         IMAGE_SHAPE: Key("3", "of images: channels, height, width", WHOLE, optional=True, low=1),
         "labels": Key("N L", "of networks with classes: the classes, one-hot", optional=True),
         SAMPLE_KEYS[0]: Key("N", "of images that inflate: indices in the data set", STORED, True),
@@ -234,9 +228,6 @@ class SavedEnd:
         start: Scaled initial state in eigenspace ``[N, D]``.
         labels: Conditions of the network ``[N, L]``; None for an unconditional network.
         arrays: Further arrays about the samples, such as ``image_index [N]``.
-        gap: Auxiliary state ``[N, D]``, float64, that a reversible solver needs besides ``x`` for
-            the exact inversion along the same times; None if exact inversion is impossible.
-        gap_solver: Name of that reversible solver; None without a gap.
     """
 
     path: Path
@@ -244,22 +235,6 @@ class SavedEnd:
     start: Tensor
     labels: Tensor | None
     arrays: Mapping[str, Tensor]
-    gap: Tensor | None = None
-    gap_solver: str | None = None
-
-    def gap_for(self, solver: Solver) -> Tensor | None:
-        """Return the auxiliary state ``[N, D]`` with which a reversible solver inverts exactly.
-
-        The result is None if the inflation was made with another solver or other times. If the
-        solver is reversible, a warning then states that the inversion is not exact.
-        """
-        gap = self.gap if self.gap_solver == solver.name else None
-        if gap is None and solver.pairs is not None:
-            logger.warning(
-                f"Warning: the melt used another solver than {solver.name}, or other "
-                "times: the way back is a separate integration, not an exact inverse"
-            )
-        return gap
 
     @classmethod
     def load(
@@ -281,11 +256,6 @@ class SavedEnd:
             states, own = _read_states(arrays)
             labels = arrays.get("labels")
             about = {name: arrays.read(name) for name in SAMPLE_KEYS if name in arrays}
-            gap = gap_solver = None
-            if all(name in arrays for name in ("gap", "gap_times", "gap_solver")):
-                made_at, known = arrays.read("gap_times"), times.cpu().numpy()
-                if made_at.shape == known.shape and np.allclose(made_at, known, 1e-12, 1e-12):
-                    gap_solver, gap = str(arrays.read("gap_solver")), arrays.read("gap")
             network = str(arrays.read("network_sha256")) if "network_sha256" in arrays else ""
         if own["times"][-1] <= own["times"][0]:
             raise DataError(
@@ -314,8 +284,6 @@ class SavedEnd:
             torch.from_numpy(states[0].astype(np.float64)),
             None if labels is None else torch.from_numpy(labels.astype(np.float32)),
             {name: torch.from_numpy(values) for name, values in about.items()},
-            None if gap is None else torch.from_numpy(gap),
-            gap_solver,
         )
 
 

@@ -7,9 +7,10 @@
 
 Wrappers of a denoiser: fixed conditions, blocks of one shape, and recomputed gradients.
 
-The shapes of inputs determine the kernels of convolutions and matrix products, and so the order of
-summation. A row gets the same bits whatever other rows are in its batch only if all calls have one
-shape.
+The shapes of inputs, and the place of a row among them, determine the order of summation in
+convolutions and matrix products. The result for a row is therefore the same in every batch up to a
+few units of rounding, and not bit for bit. Blocks of one shape keep the differences small: without
+them, products of few rows may take other kernels.
 
 Calibration of a network denoiser: a gain and a slope for each dimension and time.
 
@@ -158,7 +159,7 @@ class BlockwiseDenoiser:
     """A denoiser that evaluates blocks of exactly ``rows`` rows, and pads the last block.
 
     Padding rows are zeros, with a time of the same block. The result for a row therefore depends on
-    that row alone, and memory does not grow with the batch.
+    that row alone, up to a few units of rounding, and memory does not grow with the batch.
     """
 
     def __init__(self, denoiser: Call, rows: int):

@@ -1,17 +1,4 @@
-"""Choice of time grids, numbers of steps and integration schedules, by trials on a flow.
-
-Time grids of an integration, and the number of steps, both determined on a few samples.
-
-**Equal errors.** A step h at t of a method of order p has an error of about ``C(t) h^(p+1)``. ``C``
-is measured along trajectories from latents to data: in each of K even intervals, one step is
-compared with two steps of a method of order 5. The sum of n errors is smallest if they are equal,
-which makes the density of times proportional to ``C^(1/(p+1))`` (de Boor 1973, *Good approximation
-by splines with variable knots*).
-
-**Number of steps.** The number of steps doubles until the end states of n and 2n steps differ by at
-most a tolerance. Between the last two numbers, the error is modeled as a power of n.
-
-Choice of the cheapest accurate integration schedules, by trials on a flow.
+"""Choice of the cheapest accurate integration schedules, by trials on a flow.
 
 The cheapest accurate schedule (``integrations``) for a use is measured on trajectories of the flow
 itself, half of which start from data and half from latents. The error of a candidate is its
@@ -30,22 +17,26 @@ trajectories, which is the standard deviation if they are normal, or a fifth of 
 that is more. Where modes separate, a few deviations are much larger, and more evaluations for all
 would help few. Errors of states are in standard deviations, errors of log densities in nats, and
 the larger one of the two starting points (data or latents) counts. The smallest number of
-evaluations with acceptable errors is chosen. Times are placed where steps of ``exp_rk5`` have equal
-errors.
+evaluations with acceptable errors is chosen.
+
+Times are placed where steps of ``exp_rk5`` have equal errors. A step h at t of a method of order p
+has an error of about ``C(t) h^(p+1)``. ``C`` is measured along trajectories from latents to data:
+in each of K even intervals, one step is compared with two steps of a method of order 5. The sum of
+n errors is smallest if they are equal, which makes the density of times proportional to
+``C^(1/(p+1))`` (de Boor 1973, *Good approximation by splines with variable knots*).
 """
 
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
 from itertools import pairwise, product
-from math import ceil, inf, log
 
 import numpy as np
 import torch
 from numpy.polynomial.legendre import leggauss
 from torch import Tensor
 
-from dnnlib.errors import DataError, UsageError
+from dnnlib.errors import DataError
 from training.flow.integrations import USES, GaussRule, Integration, Use
 from training.flow.likelihood import (
     FEW_PRODUCTS,
@@ -64,7 +55,6 @@ LEAST_DENSITY = 0.1
 
 It bounds step sizes where errors happen to vanish for the few samples.
 """
-FEWEST_STEPS, MOST_STEPS = 4, 4096
 
 Grid = Callable[[int], Tensor]
 """Function from a number of steps to ``steps + 1`` increasing times, float64."""
@@ -118,27 +108,19 @@ def fit_equal_error_grid(
         flow: The flow, on its device.
         latents: Latents ``[n, D]`` in scaled eigenspace at the last time.
         times: Increasing times; only the first and the last are used.
-        solver: A solver with fixed steps.
+        solver: A Runge-Kutta solver.
 
     Raises:
-        UsageError: The solver is adaptive or a multistep method.
         DataError: The errors are not finite.
     """
-    if solver.adaptive:
-        raise UsageError(f"{solver.name} chooses its own step sizes: leave --disc=adapted out")
-    if solver.multistep:
-        raise UsageError(
-            f"the errors of {solver.name} cancel on evenly spaced times, and adapted times "
-            "increase these errors: give --disc=ifs"
-        )
     first, last = float(times[0]), float(times[-1])
     even = torch.linspace(last, first, CELLS + 1, dtype=torch.float64, device=latents.device)
     errors = _errors_of_steps(flow, latents.double(), even, solver)
     density = errors.cpu() ** (1 / (solver.order + 1))
     if not density.isfinite().all():
         raise DataError(
-            "the errors of the solver are NaN or infinite: integrate to a shorter time, or give "
-            "--disc=ifs"
+            "the errors of the solver are NaN or infinite: check the network, or train it to a "
+            "shorter time"
         )
     # For Gaussian data all errors are 0, and times are even.
     return EqualErrorGrid.from_density(even.flip(0).cpu(), density.flip(0), LEAST_DENSITY)
@@ -156,84 +138,6 @@ def _errors_of_steps(flow: ProbabilityFlow, x: Tensor, times: Tensor, solver: So
         errors.append((reached - following).square().mean().sqrt())
         state = following
     return torch.stack(errors)
-
-
-def choose_steps(
-    flow: ProbabilityFlow, latents: Tensor, grid: Grid, solver: Solver, tolerance: float
-) -> tuple[int, float]:
-    """Return the smallest number of steps that is accurate in both directions, and its error.
-
-    The error is the expected root mean square error of the scaled states at the end.
-
-    Args:
-        flow: The flow, on its device.
-        latents: Latents ``[n, D]`` in scaled eigenspace at the last time of the grid.
-        grid: Function from a number of steps to times.
-        solver: A solver with fixed steps.
-        tolerance: Largest acceptable root mean square error of the scaled states at the end.
-
-    Raises:
-        UsageError: The solver is adaptive, or the tolerance is not reached; the message gives the
-            error that was reached.
-    """
-    if solver.adaptive:
-        raise UsageError(
-            f"{solver.name} chooses its own step sizes: give --rtol and --atol instead"
-        )
-    # Any points near the data are suitable.
-    rk5 = SOLVERS["exp_rk5"]
-    points = flow.to_data(*_end(flow, latents, grid(4 * FEWEST_STEPS), rk5, melts=False))
-
-    def ends(steps: int) -> Tensor | None:
-        try:
-            generated, _ = _end(flow, latents, grid(steps), solver, melts=False)
-            melted, _ = _end(flow, points, grid(steps), solver, melts=True)
-        except DataError:  # steps too long for the solver, or for finite states
-            return None
-        return torch.stack([generated, melted])
-
-    steps, error, coarse = FEWEST_STEPS, inf, ends(FEWEST_STEPS)
-    least = error
-    while steps < MOST_STEPS:
-        fine = ends(2 * steps)
-        last, error = error, inf
-        if coarse is not None and fine is not None:
-            error = float((coarse - fine).square().mean(dim=(1, 2)).sqrt().max())
-        least = min(least, error)
-        if error <= tolerance:
-            return _between(steps, last, error, tolerance)
-        steps, coarse = 2 * steps, fine
-    raise UsageError(
-        f"--tol={tolerance:g} was not reached: the best error of {solver.name} is "
-        f"{least:.1g}, with up to {MOST_STEPS} steps; give a larger --tol, another solver "
-        "or a higher precision"
-    )
-
-
-def _between(steps: int, last: float, error: float, tolerance: float) -> tuple[int, float]:
-    """Return a sufficient number of steps, above ``steps / 2``, and its expected error.
-
-    Args:
-        steps: Largest number of steps, whose error is below the tolerance.
-        last: Error of half as many steps.
-        error: Error of ``steps`` steps.
-        tolerance: Acceptable error.
-    """
-    if last == inf or error <= 0:
-        return steps, error
-    power = log(last / error, 2)
-    fewer = ceil(steps * (error / tolerance) ** (1 / power))
-    chosen = min(max(fewer, steps // 2 + 1), steps)
-    return chosen, error * (steps / chosen) ** power
-
-
-def _end(
-    flow: ProbabilityFlow, start: Tensor, times: Tensor, solver: Solver, *, melts: bool
-) -> tuple[Tensor, Tensor]:
-    """Return end states and end time for points of image space, or for latents."""
-    simulate = flow.melt if melts else flow.generate
-    trajectory = simulate(start, times.to(start), solver)
-    return trajectory.end, trajectory.times[-1]
 
 
 FITS = (4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 16, 18, 20, 22, 24)

@@ -42,7 +42,7 @@ from dnnlib.errors import UsageError, require_known
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
 from training.flow.denoisers import CountedVelocity
-from training.flow.solvers import ExtendedVelocity, Solver, Velocity, without_gap
+from training.flow.solvers import ExtendedVelocity, Solver, Velocity
 from training.names import DEFAULT_STEPS, LARGEST_EXACT, PROBES, TRACES
 
 LogDensity = Callable[[Tensor, Tensor], Tensor]
@@ -149,14 +149,12 @@ class DivergenceIntegral:
     def solver(self) -> Solver:
         """Solver of the simulation, extended so that it also computes the integral.
 
-        The integral is added to the coordinates of the state, in nats per dimension, so that an
-        adaptive solver also controls its error.
+        The integral is added to the coordinates of the state, in nats per dimension.
 
         The solver is created on each access. A stored solver would form a reference cycle, which
         would keep gigabytes of states in memory.
         """
-        pairs = self._integrate if self._given.pairs else None
-        return replace(self._given, method=without_gap(self._integrate), pairs=pairs)
+        return replace(self._given, method=self._integrate)
 
     @property
     def value(self) -> Tensor:
@@ -170,20 +168,15 @@ class DivergenceIntegral:
             return torch.zeros_like(self.value)
         return self._integrals.std(dim=1) / len(self._directions) ** 0.5
 
-    def _integrate(
-        self, v: Velocity, w: Tensor, gap: Tensor | None, times: Tensor
-    ) -> Iterator[tuple[Tensor, Tensor | None]]:
+    def _integrate(self, v: Velocity, w: Tensor, times: Tensor) -> Iterator[Tensor]:
         if self._given.quadrature is not None:
-            return self._at_ends_of_steps(v, w, gap, times)
+            return self._at_ends_of_steps(v, w, times)
         few = len(self._directions) <= FEW_PRODUCTS or len(times) <= DEFAULT_STEPS
         # With one network evaluation a step, one trace a step is no more.
-        along = few or self._given.adaptive or self._given.calls_per_step == 1
-        walk = self._along if along else self._at_ends_of_steps
-        return walk(v, w, gap, times)
+        along = few or self._given.calls_per_step == 1
+        return self._along(v, w, times) if along else self._at_ends_of_steps(v, w, times)
 
-    def _along(
-        self, v: Velocity, w: Tensor, gap: Tensor | None, times: Tensor
-    ) -> Iterator[tuple[Tensor, Tensor | None]]:
+    def _along(self, v: Velocity, w: Tensor, times: Tensor) -> Iterator[Tensor]:
         dim, directions = w.shape[1], self._directions.to(w)
         columns = 1 if self._exact else len(directions)
 
@@ -197,14 +190,11 @@ class DivergenceIntegral:
         widened = ExtendedVelocity(traced, alone)
         zero = torch.zeros_like(w[:, :1]).expand(-1, columns)
         start = torch.cat([w, zero], dim=1)
-        gap = None if gap is None else torch.cat([gap, zero], dim=1)
-        for state, apart in self._given.walk(widened, start, times, gap):
+        for state in self._given.method(widened, start, times):
             self._integrals = dim * state[:, dim:]
-            yield state[:, :dim], None if apart is None else apart[:, :dim]
+            yield state[:, :dim]
 
-    def _at_ends_of_steps(
-        self, v: Velocity, w: Tensor, gap: Tensor | None, times: Tensor
-    ) -> Iterator[tuple[Tensor, Tensor | None]]:
+    def _at_ends_of_steps(self, v: Velocity, w: Tensor, times: Tensor) -> Iterator[Tensor]:
         directions = self._directions.to(w)
         weights = self._given.quadrature or integral_weights(times, len(times)).tolist()
         columns = 1 if self._exact else len(directions)
@@ -223,10 +213,10 @@ class DivergenceIntegral:
             return v(x, t)
 
         add(weights[0], w, times[0])
-        walk = self._given.walk(remembered, w, times, gap)
-        for weight, t, (state, apart) in zip(weights[1:], times[1:], walk, strict=True):
+        states = self._given.method(remembered, w, times)
+        for weight, t, state in zip(weights[1:], times[1:], states, strict=True):
             add(weight, state, t)
-            yield state, apart
+            yield state
 
     def _traces(
         self, v: Velocity, w: Tensor, t: Tensor, directions: Tensor

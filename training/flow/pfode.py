@@ -114,16 +114,12 @@ class State(NamedTuple):
     Attributes:
         time: Time of the state ``[]``.
         x: The scaled variable in eigenspace ``[N, D]``, float64.
-        update: Change of x in the last step ``[N, D]``, zero at the start; for an adaptive solver,
-            the change since the last saved state.
-        gap: Half the difference ``[N, D]`` between the two states of a reversible solver, whose
-            mean is x; None for other solvers.
+        update: Change of x in the last step ``[N, D]``, zero at the start.
     """
 
     time: Tensor
     x: Tensor
     update: Tensor
-    gap: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -135,15 +131,12 @@ class Trajectory:
         states: The scaled variable in eigenspace ``[S, N, D]``, float64.
         updates: Change of each state in its last step ``[S, N, D]``; zero at the start.
         calls: Number of network evaluations (NFE).
-        gap: Half the difference ``[N, D]`` between the two last states of a reversible solver,
-            which an exact inverse needs too; None for other solvers.
     """
 
     times: Tensor
     states: Tensor
     updates: Tensor
     calls: int
-    gap: Tensor | None = None
 
     @property
     def end(self) -> Tensor:
@@ -178,36 +171,30 @@ def walk(
     solver: Solver,
     velocity: Velocity,
     x: Tensor,
-    gap: Tensor | None,
     times: Tensor,
     unit: Callable[[Tensor], Tensor] | None,
-) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """Yield the states and gaps ``[N, D]`` at all times ``[steps + 1]``, the start included.
+) -> Iterator[Tensor]:
+    """Yield the states ``[N, D]`` at all times ``[steps + 1]``, the start included.
 
     Args:
         solver: The solver.
         velocity: Velocity of the variable that the solver integrates.
         x: State ``[N, D]`` at the first time.
-        gap: Gap ``[N, D]`` of that state; if given, the integration reverses earlier steps.
         times: Monotone times ``[steps + 1]``.
         unit: Function from a time to the ratio ``[D]`` of x to the integrated variable; None if
             the two variables are the same.
-
-    Raises:
-        UsageError: A gap is given, but the solver has a single state.
     """
-    yield x, gap
+    yield x
     if unit is None:
-        yield from solver.walk(velocity, x, times, gap)
+        yield from solver.method(velocity, x, times)
         return
-    first = unit(times[0])
-    steps = solver.walk(velocity, x / first, times, None if gap is None else gap / first)
-    for t, (state, apart) in zip(times[1:], steps, strict=True):
-        yield unit(t) * state, None if apart is None else unit(t) * apart
+    steps = solver.method(velocity, x / unit(times[0]), times)
+    for t, state in zip(times[1:], steps, strict=True):
+        yield unit(t) * state
 
 
 def follow(
-    walk: Iterable[tuple[int, tuple[Tensor, Tensor | None]]],
+    walk: Iterable[Tensor],
     times: Tensor,
     saved: Collection[int],
     on_step: Callable[[], object] | None,
@@ -216,8 +203,7 @@ def follow(
     """Run an integration to its end, and return its saved states.
 
     Args:
-        walk: Index of each step, with the state and the gap ``[N, D]`` after the step (``State``);
-            the start has the index 0.
+        walk: States ``[N, D]`` at all times, the start included.
         times: Times ``[steps + 1]`` of the steps.
         saved: Indices of the steps after which states are saved.
         on_step: Called for each step, for a progress bar.
@@ -227,8 +213,8 @@ def follow(
         DataError: The last state is NaN or infinite.
     """
     kept: list[State] = []
-    before, done = None, 0
-    for index, (x, gap) in walk:
+    before = None
+    for index, x in enumerate(walk):
         last = index == len(times) - 1
         if last and not x.isfinite().all():
             raise DataError(
@@ -238,15 +224,14 @@ def follow(
             )
         if index in saved:
             update = torch.zeros_like(x) if before is None else x - before
-            state = State(times[index], x, update, gap)
+            state = State(times[index], x, update)
             if on_state:
                 on_state(state)
             if not on_state or last or not kept:
                 kept.append(state)
-        if on_step:
-            for _ in range(done, index):
-                on_step()
-        before, done = x, index
+        if on_step and index:
+            on_step()
+        before = x
     return kept
 
 
@@ -373,7 +358,7 @@ class ProbabilityFlow:
 
         Raises:
             UsageError: The count is negative or not a whole number, or the generator is invalid.
-            DataError: A generated point is NaN or infinite, or an adaptive solver fails.
+            DataError: A generated point is NaN or infinite.
         """
         count = natural("count", count)
         if not (generator is None or hasattr(generator, "manual_seed")):
@@ -457,8 +442,7 @@ class ProbabilityFlow:
             differentiable: Whether gradients flow back to the points and the conditions.
 
         Raises:
-            DataError: Points do not have D dimensions, a latent or a density is not finite, or an
-                adaptive solver fails.
+            DataError: Points do not have D dimensions, or a latent or a density is not finite.
         """
         points = self._rows_of("points", points)
         rows = slice(first_row, first_row + len(points))
@@ -590,14 +574,12 @@ class ProbabilityFlow:
         on_step: Callable[[], object] | None = None,
         on_state: Callable[[State], None] | None = None,
         differentiable: bool = False,
-        gap: Tensor | None = None,
     ) -> Trajectory:
         """Integrate states along the ODE from ``times[0]`` to ``times[-1]``, in either direction.
 
         Args:
             x: Scaled eigenspace states ``[N, D]`` at ``times[0]``.
-            times: Monotone times ``[steps + 1]``. An adaptive solver uses the times of saved states
-                only.
+            times: Monotone times ``[steps + 1]``.
             solver: The solver, or its name.
             save_every: Number of steps between saved states. The first and last states are always
                 saved; None saves these two states only.
@@ -607,35 +589,26 @@ class ProbabilityFlow:
             differentiable: Whether gradients flow back to x. Denoiser evaluations are recomputed in
                 the backward pass, so that memory is needed for the states and a single evaluation
                 only.
-            gap: Gap ``[N, D]`` of a trajectory that ended at x by the same reversible solver. The
-                integration then reverses the steps of that trajectory, up to rounding error if the
-                times are the same.
 
         Raises:
-            DataError: The states do not have D dimensions, the end state is NaN or infinite, or an
-                adaptive solver fails.
-            UsageError: There are fewer than two times, or a gap for a solver with a single state.
+            DataError: The states do not have D dimensions, or the end state is NaN or infinite.
+            UsageError: There are fewer than two times.
         """
         self._require_rows("states", x)
         solver, steps = as_solver(solver), len(times) - 1
         if steps < 1:
             raise UsageError(f"an integration has {len(times)} times: give at least two")
         saved = saved_steps(steps, save_every)
-        visited = saved if solver.adaptive else list(range(steps + 1))
         x = (x if differentiable else x.detach()).double()
-        if gap is not None:
-            self._require_rows("gaps", gap)
-            gap = (gap if differentiable else gap.detach()).double()
         times = times.to(x)
         velocity = self.slope(solver.standardized, differentiable)
         with torch.set_grad_enabled(differentiable):
             unit = self.latent_std if solver.standardized else None
-            met = times[visited] if solver.adaptive else times  # a list is uploaded
-            steps_made = walk(solver, velocity, x, gap, met, unit)
-            kept = follow(zip(visited, steps_made, strict=True), times, saved, on_step, on_state)
-        columns = zip(*(state[:3] for state in kept), strict=True)
+            states_met = walk(solver, velocity, x, times, unit)
+            kept = follow(states_met, times, saved, on_step, on_state)
+        columns = zip(*kept, strict=True)
         saved_times, states, updates = (torch.stack(column) for column in columns)
-        return Trajectory(saved_times, states, updates, velocity.calls, kept[-1].gap)
+        return Trajectory(saved_times, states, updates, velocity.calls)
 
     def melt(
         self,

@@ -5,10 +5,10 @@ The latent of seed k is the image under the base distribution at time T
 alone. The class is drawn in the same way. The flow carries the latent back to data ``u``, and the
 pixels are ``(u + 1) 127.5``, rounded.
 
-Neither the batch nor the number of ranks affects an image. Sums over dimensions are computed in
-blocks of one shape (see ``flow.calls``), and all other operations are elementwise. The processor,
-its number of threads, and the version of PyTorch affect the last bits of a sum. This rarely changes
-a pixel by one gray level.
+Neither the batch nor the number of ranks affects an image, up to a few units of rounding. Sums over
+dimensions are computed in blocks of one shape (see ``flow.denoisers``), and all other operations
+are elementwise. The place of an image in its block, the processor, its number of threads, and the
+version of PyTorch affect the last bits of a sum. This rarely changes a pixel by one gray level.
 """
 
 import math
@@ -16,7 +16,6 @@ import re
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -29,7 +28,6 @@ from torch_utils.streams import Stream
 from training.data.images.dataset import to_pixels
 from training.data.images.stacks import require_gray_or_rgb
 from training.files.image_folder import ImageFolder, write_image
-from training.files.trajectory import SavedEnd
 from training.flow.denoisers import BlockwiseDenoiser
 from training.flow.solvers import Solver
 from training.models.integration_settings import LatentChoice, TimeChoice
@@ -99,7 +97,6 @@ class SeedSampler:
         rows: int,
         latent: LatentChoice,
         class_number: int | None,
-        melt: Path | None = None,
     ):
         require_gray_or_rgb(image_flow.shape[0], image_flow.ends, image_flow.network.path)
         self.rows, self.device = rows, device
@@ -108,12 +105,8 @@ class SeedSampler:
         kept, end = image_flow.dims_to_keep, times.end
         if not LatentChoice().distribution(self._flow, end, kept).variance.isfinite().all():
             raise UsageError(f"T is {end:g}: the noise or its scale overflows; give a smaller T")
-        self._times = times.of(image_flow, self._flow, solver)
-        melted = None
-        if melt is not None:
-            saved = SavedEnd.load(melt, self._flow, self._times, image_flow.digest)
-            melted = saved.x.to(device)
-        self.latent_law = latent.distribution(self._flow, end, kept, melted)
+        self._times = times.times(self._flow.schedule)
+        self.latent_law = latent.distribution(self._flow, end, kept)
         self.network_calls = 0
 
     @property

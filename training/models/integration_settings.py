@@ -1,8 +1,4 @@
-"""Choices of a simulation: the base distribution of generation, and the time grid.
-
-Choices that need trials, a grid of equal errors or a number of steps, are made on a few latents.
-All scripts draw the same ones, and they need no data.
-"""
+"""Choices of a simulation: the base distribution of generation, and the time grid."""
 
 from dataclasses import dataclass, replace
 from math import inf, isclose, nan
@@ -11,19 +7,12 @@ import torch
 from torch import Tensor
 
 from dnnlib.errors import UsageError
-from dnnlib.logs import logger
 from dnnlib.warned import warn
 from torch_utils import distributed
-from torch_utils.seeds import seeded_generator
-from torch_utils.streams import Stream
-from training.flow.integration_choice import Grid, choose_steps, fit_equal_error_grid
 from training.flow.latent import GaussianLatents, LatentDistribution
 from training.flow.pfode import ProbabilityFlow
 from training.flow.schedules import InflationSchedule, NoiseSchedule
-from training.flow.solvers import Solver
 from training.names import LEARNED
-from training.subjects import Subject
-from training.trained.network import TrainedNetwork
 
 PAPER = "paper"
 WRONG_BY = 2.0
@@ -208,93 +197,39 @@ def _warn(text: str) -> None:
         warn("latents", f"{text}")
 
 
-PILOTS = 64
-"""Number of pilot latents that choose the times."""
-MANY_CALLS = 1000
-"""Number of denoiser evaluations beyond which most solvers gain hardly any accuracy."""
-
-
 @dataclass(frozen=True)
 class TimeChoice:
     """Choice of the times of an integration.
 
     Attributes:
-        steps: Number of steps; None for as many as the tolerance needs.
+        steps: Number of steps.
         end: End time T.
         first: First time of an even grid; None for the schedule's own times.
-        adapted: Whether times are placed so that steps have equal errors.
-        tolerance: Allowed error if the number of steps is to be found.
-        store: Whether adapted times are stored in the network file.
         given: Times themselves, if they are known.
     """
 
-    steps: int | None
+    steps: int
     end: float
     first: float | None = None
-    adapted: bool = False
-    tolerance: float = 1e-4
-    store: bool = False
     given: Tensor | None = None
 
-    def even(self, schedule: NoiseSchedule) -> Grid:
-        """Return a grid of evenly spaced times; isotropic schedules use their own times instead.
+    def times(self, schedule: NoiseSchedule) -> Tensor:
+        """Return increasing times ``[steps + 1]``, float64 on the CPU.
+
+        They are evenly spaced; isotropic schedules use their own times instead.
 
         Raises:
             UsageError: The first time is not before the last.
         """
-        if self.end <= schedule.t_min:
-            raise UsageError(f"T is {self.end:g}, but simulations start at t = {schedule.t_min:g}")
-        first = self.first
-        if first is None:
-            return lambda steps: schedule.times(steps, self.end)
-        if not schedule.t_min <= first < self.end:
-            raise UsageError(
-                f"--vpode_disc_eps is {first:g}: give at least {schedule.t_min:g}, and "
-                f"less than T = {self.end:g}"
-            )
-        return lambda steps: torch.linspace(first, self.end, steps + 1, dtype=torch.float64)
-
-    def of(self, subject: Subject, flow: ProbabilityFlow, solver: Solver) -> Tensor:
-        """Return the times for a subject's flow, which ``on`` returned; see ``settle``."""
-        return self.settle(subject.pilots(flow, PILOTS), solver, subject.network)
-
-    def settle(
-        self, flow: ProbabilityFlow, solver: Solver, network: TrainedNetwork | None = None
-    ) -> Tensor:
-        """Return increasing times ``[steps + 1]``, float64 on the CPU, for a flow on its device.
-
-        Args:
-            flow: Flow.
-            solver: Solver.
-            network: Trained network, for stored grids; None without one.
-        """
         if self.given is not None:
             return self.given
-        grid = self.even(flow.schedule)
-        calls = (self.steps or 0) * (solver.calls_per_step or 1)
-        if calls > MANY_CALLS and solver.name != "euler" and not solver.adaptive:
-            logger.info(
-                f"{self.steps} steps of {solver.name} need {calls:,} network evaluations "
-                f"in each direction; auto instead of {self.steps} finds the fewest steps for "
-                "an accuracy --tol"
+        if self.end <= schedule.t_min:
+            raise UsageError(f"T is {self.end:g}, but simulations start at t = {schedule.t_min:g}")
+        if self.first is None:
+            return schedule.times(self.steps, self.end)
+        if not schedule.t_min <= self.first < self.end:
+            raise UsageError(
+                f"--vpode_disc_eps is {self.first:g}: give at least {schedule.t_min:g}, and "
+                f"less than T = {self.end:g}"
             )
-        if self.steps is not None and not self.adapted:
-            return grid(self.steps)
-        distribution = flow.latent_law(
-            torch.tensor(self.end, dtype=torch.float64, device=flow.device)
-        )
-        latents = distribution.sample(PILOTS, seeded_generator("cpu", 0, Stream.PILOT))
-        if self.adapted:
-            stored = network.stored_grid(solver, grid(1)) if network and not self.store else None
-            adapted = stored or fit_equal_error_grid(flow, latents, grid(1), solver)
-            if network and self.store:
-                network.store_grid(adapted, solver)
-            grid = adapted
-        if self.steps is not None:
-            return grid(self.steps)
-        steps, error = choose_steps(flow, latents, grid, solver, self.tolerance)
-        logger.info(
-            f"{steps} steps of {solver.name}, with an estimated error of "
-            f"{error:.1e} (--tol={self.tolerance:g})"
-        )
-        return grid(steps)
+        return torch.linspace(self.first, self.end, self.steps + 1, dtype=torch.float64)

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -133,14 +132,13 @@ class Simulator:
             path: Results file, written during the simulation; None for no file.
             **file: Further arguments of ``trajectory_file``.
         """
-        return self._run(self._flow.melt, self._times, data, None, title, path, file)
+        return self._run(self._flow.melt, self._times, data, title, path, file)
 
     def generate(
         self,
         latent: Tensor,
         title: str,
         path: Path | None = None,
-        gap: Tensor | None = None,
         **file: Any,
     ) -> Simulation:
         """Generate from latents ``[N, D]`` in scaled eigenspace at the last time, like ``melt``.
@@ -149,34 +147,27 @@ class Simulator:
             latent: Latents.
             title: Title of the progress bar.
             path: Results file; None for no file.
-            gap: Auxiliary state ``[N, D]`` of the melt that ended at the latents, to invert its
-                steps exactly; None for none.
             **file: Further arguments of ``trajectory_file``.
         """
         times = self._times.flip(0)
-        return self._run(self._flow.generate, times, latent, gap, title, path, file)
+        return self._run(self._flow.generate, times, latent, title, path, file)
 
     def _run(
         self,
         simulate: Callable[..., Trajectory],
         times: Tensor,
         start: Tensor,
-        gap: Tensor | None,
         title: str,
         path: Path | None,
         file: dict[str, Any],
     ) -> Simulation:
         if path is None:
-            return self._simulate(simulate, start, gap, title, None)
+            return self._simulate(simulate, start, title, None)
         last = len(times) - 1
         saved_times = times[[*range(0, last, self._save_every), last]]
         with trajectory_file(path, self._flow, saved_times, len(start), **file) as record:
-            simulation = self._simulate(simulate, start, gap, title, record)
+            simulation = self._simulate(simulate, start, title, record)
             record.add(simulation.densities)
-            apart = simulation.trajectory.gap
-            if gap is None and apart is not None:
-                solver = np.array(self._solver.name)
-                record.add({"gap": apart, "gap_times": self._times, "gap_solver": solver})
             if self._flow.coordinates is not None:
                 record.add({"points": simulation.points(self._flow)})
         return simulation
@@ -185,15 +176,12 @@ class Simulator:
         self,
         simulate: Callable[..., Trajectory],
         start: Tensor,
-        gap: Tensor | None,
         title: str,
         on_state: Callable[[State], None] | None,
     ) -> Simulation:
         count, dim = start.shape
         rows = distributed.shard(count)
         share = start[rows].to(self._flow.device)
-        if gap is not None:
-            gap = gap[rows].to(self._flow.device)
         plan = self._plan
         cells = plan if has_cells(self._flow) else None
         integral = None
@@ -208,14 +196,11 @@ class Simulator:
                 save_every=self._save_every,
                 on_step=bar.update,
                 on_state=on_state,
-                gap=gap,
             )
-        apart = local.gap
         whole = replace(
             local,
             states=distributed.gather_rows(local.states, count, dim=1),
             updates=distributed.gather_rows(local.updates, count, dim=1),
-            gap=None if apart is None else distributed.gather_rows(apart, count),
         )
         densities, products, cell_points = {}, 0, None
         if plan and integral:
@@ -341,11 +326,10 @@ class SimulationRun:
         Yields:
             Each simulation when it has ended.
         """
-        start = end = labels = gap = None
+        start = end = labels = None
         arrays: Mapping[str, Tensor] = {}
         if melted is not None:
             start, end, labels, arrays = melted.start, melted.x, melted.labels, melted.arrays
-            gap = melted.gap_for(self.solver)
         melt: Simulation | None = None
         if "melt" in kinds:
             assert self.samples is not None, "a melt has no start"
@@ -356,7 +340,6 @@ class SimulationRun:
             began = self.start_of(samples.points)
             melt = simulator.melt(began, "melt", self.paths["melt"], **file)
             start, end = melt.trajectory.states[0], melt.trajectory.end
-            gap = melt.trajectory.gap
             labels, arrays = samples.labels, samples.arrays
             of_subject = self.subject.melt_facts(self.flow, melt.trajectory)
             facts = {**melt.facts(self.flow), **of_subject}
@@ -367,7 +350,7 @@ class SimulationRun:
         if "roundtrip" in kinds:
             assert start is not None, "a roundtrip needs a melt"
             assert end is not None
-            back = self._generate("roundtrip", end, labels, arrays, gap)
+            back = self._generate("roundtrip", end, labels, arrays)
             start = start.to(self.flow.device)
             facts = self.subject.return_facts(self.flow, back.trajectory, start)
             yield FinishedSimulation("roundtrip", back, {**back.facts(self.flow), **facts})
@@ -406,11 +389,10 @@ class SimulationRun:
         latents: Tensor,
         labels: Tensor | None,
         arrays: Mapping[str, Tensor],
-        gap: Tensor | None = None,
     ) -> Simulation:
         file = self._file(labels, arrays)
         simulator = self._simulator(labels, self.density_plan)
-        return simulator.generate(latents, kind, self.paths[kind], gap, **file)
+        return simulator.generate(latents, kind, self.paths[kind], **file)
 
     def _simulator(self, labels: Tensor | None, densities: DensityPlan | None) -> Simulator:
         flow = self.given(labels)
@@ -469,7 +451,7 @@ def measure_returns(
                 own = flow.given(labels=samples.labels[share].to(flow.device))
             data = samples.points[share].to(flow.device).double()
             melt = own.melt(data, times, solver, on_step=bar.update)
-            back = own.generate(melt.end, times, solver, on_step=bar.update, gap=melt.gap)
+            back = own.generate(melt.end, times, solver, on_step=bar.update)
             ends = torch.stack([melt.end, own.to_data(back.end, back.times[-1])])
             latents, returned = distributed.gather_rows(ends, len(places), dim=1).cpu()
             most_calls = max(most_calls, melt.calls + back.calls)

@@ -178,6 +178,18 @@ class FIRFilter(nn.Module):
         return F.conv2d(x, kernel, padding=self.reach + 1, groups=x.shape[1])
 
 
+def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Return dot-product attention ``[B, heads, HW, C]`` of arrays of that shape.
+
+    On a CPU, half precision is computed in float32. The kernel of PyTorch for bfloat16 raises an
+    error if the CPU has matrix units, and the instructions that PyTorch may use are limited.
+    """
+    if query.device.type != "cpu" or query.dtype == torch.float32:
+        return F.scaled_dot_product_attention(query, key, value)
+    with torch.autocast("cpu", enabled=False):
+        return F.scaled_dot_product_attention(query.float(), key.float(), value.float())
+
+
 class SelfAttention(nn.Module):
     """Self-attention branch over the pixels of feature maps ``x [B, C, H, W]``.
 
@@ -200,7 +212,7 @@ class SelfAttention(nn.Module):
         # Channels of qkv are ordered by head, then channel, then query, key or value.
         split = self.qkv(self.norm(x)).flatten(2).unflatten(1, (self.heads, -1, 3))
         query, key, value = split.permute(3, 0, 1, 4, 2).contiguous()
-        pixels = F.scaled_dot_product_attention(query, key, value)  # [B, heads, HW, C/heads]
+        pixels = attention(query, key, value)  # [B, heads, HW, C/heads]
         image = pixels.permute(0, 2, 1, 3).reshape(len(x), *x.shape[2:], x.shape[1])
         return self.projection(image.permute(0, 3, 1, 2))
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from training.names import ALL_AT_ONCE, NOISES, TOY_NAMES, command_line
+from training.names import NOISES, TOY_NAMES, command_line
 from training.settings import shared
 from training.settings.declared import Declared, option, options_of
 from training.settings.types import DATA_SET, Whole, choice
@@ -22,7 +22,6 @@ class NoiseOptions(Declared, section="Noise"):
         "path: the samples move along paths of the flow.",
     )
     seed: int = shared.seed()
-    solver: shared.SolverOptions = options_of(shared.SolverOptions)
 
 
 class _Extracting(Declared):
@@ -30,18 +29,13 @@ class _Extracting(Declared):
 
     save_dir: Path = shared.save_dir()
     network: str = shared.network()
-    calibration: bool = shared.calibration()
     noise: NoiseOptions = options_of(NoiseOptions)
     run: shared.DeviceOptions = options_of(shared.DeviceOptions)
 
     def matters(self) -> dict[str, Any]:
         """Return the options that affect results, by name."""
-        names = (
-            *("network", "calibration", "data_root", "n_samples", "seed", "precision"),
-            *("solver", "rtol", "atol"),
-        )
         values = self.recorded()
-        return {name: values.get(name) for name in names}
+        return {name: values.get(name) for name in ("network", "data_root", "n_samples", "seed")}
 
 
 class ExtractToysSettings(
@@ -73,12 +67,6 @@ class ExtractToysSettings(
         unset="end time of the flow / (n_time_pts - 1)", help="Step between time points"
     )
     n_samples: int = option(default=10_000, help="Number of samples, the same at all times.")
-    bs: int = option(
-        default=4 * ALL_AT_ONCE, help="Number of samples per batch, summed over all ranks."
-    )
-    exact: bool = option(
-        "--exact/--no_exact", default=True, help="Also compare with the exact denoiser of the toy."
-    )
 
 
 class ExtractSettings(
@@ -103,9 +91,6 @@ class ExtractSettings(
         unset="the name in the network file",
         help="Name of the data, used in the names of output files",
     )
-    data_dim: int | None = option(
-        unset=shared.KNOWN, help="Expected dimension of the data; the network file must agree"
-    )
     dims_to_keep: int | None = option(
         unset=shared.KNOWN,
         help="Expected number of dimensions that are not compressed; the network file must agree",
@@ -118,8 +103,7 @@ class ExtractSettings(
     bs: int = option(
         default=1000, help="Number of images or rows per batch, summed over all ranks."
     )
-    times: shared.EvenTimeOptions = options_of(shared.EvenTimeOptions)
-    calls: shared.CallOptions = options_of(shared.CallOptions)
+    batch_gpu: int | None = shared.batch_gpu()
 
 
 class _Correlating(Declared):

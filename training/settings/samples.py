@@ -3,11 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from dnnlib.errors import UsageError
-from training.names import ADAPTIVE_SOLVERS, command_line, script
+from training.names import command_line
 from training.settings import shared
 from training.settings.declared import Declared, option, options_of
-from training.settings.types import Whole, choice
+from training.settings.types import Whole
 
 
 class GenerationSettings(
@@ -25,17 +24,7 @@ class GenerationSettings(
         default=64, help="Number of images generated at a time, summed over all ranks."
     )
     subdirs: bool = option(is_flag=True, help="Make a subfolder for each thousand seeds.")
-    gen_source: str = option(
-        type=choice(("diag", "empirical")),
-        default="diag",
-        help="Distribution of the latents. diag: as given by --eps; empirical: Gaussian with "
-        "the variances of the inflated data in --prev_melt.",
-    )
-    prev_melt: Path | None = option(
-        help="With --gen_source=empirical: file of inflated data (melt) written by "
-        f"{script('pfODE_int')}."
-    )
-    eps: str | None = shared.eps("Latent distribution for --gen_source=diag")
+    eps: str | None = shared.eps()
     class_: int | None = option(
         "--class",
         type=Whole(min=0),
@@ -45,20 +34,7 @@ class GenerationSettings(
     network: shared.ImageNetworkOptions = options_of(shared.ImageNetworkOptions)
     solver: shared.SolverOptions = options_of(shared.SolverOptions)
     times: shared.SampleTimeOptions = options_of(shared.SampleTimeOptions)
-    store_grid: bool = shared.store_grid()
     run: shared.DeviceOptions = options_of(shared.DeviceOptions)
-
-    def __post_init__(self) -> None:
-        empirical = self.gen_source == "empirical"
-        if self.prev_melt is not None and not empirical:
-            raise UsageError("--prev_melt is only for --gen_source=empirical")
-        if empirical and self.prev_melt is None:
-            raise UsageError(
-                "--gen_source=empirical needs the variances of a saved melt: give --prev_melt"
-            )
-        if empirical and "eps" in self.given:
-            raise UsageError("--eps is only for --gen_source=diag")
-        shared.check_storage(self.store_grid, self.times.disc, self.network.network)
 
     def image_settings(self, **resolved: Any) -> dict[str, Any]:
         """Return the values of all options, besides the seed, that determine an image.
@@ -72,13 +48,7 @@ class GenerationSettings(
             *("class", "calibration", "solver", "n_iters", "disc", "end_time", "end_vars"),
             *("precision", "batch_gpu"),
         )
-        adaptive = self.solver.solver in ADAPTIVE_SOLVERS
-        return {
-            **{name: values[name] for name in names},
-            "vpode_disc_eps": self.times.first,
-            "tol": self.times.tol if self.times.n_iters == "auto" else None,
-            **{name: values[name] if adaptive else None for name in ("rtol", "atol")},
-        }
+        return {**{name: values[name] for name in names}, "vpode_disc_eps": self.times.first}
 
 
 AT_LEAST_TWO, NOT_NEGATIVE = Whole(min=2), Whole(min=0)

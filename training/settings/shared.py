@@ -157,19 +157,13 @@ def end_vars() -> Any:
     )
 
 
-def store_grid() -> Any:
-    """Return the option ``--store_grid``."""
+def batch_gpu() -> Any:
+    """Return the option ``--batch-gpu``."""
     return option(
-        is_flag=True, help="With --disc=adapted: store the time grid in the network file."
+        "--batch-gpu",
+        unset="16 on a CPU, 128 on CUDA",
+        help="Number of images per network evaluation",
     )
-
-
-def check_storage(store: bool, disc: str, network: str | None) -> None:
-    """Raise UsageError if the time grid is to be stored in a network file, but cannot be."""
-    if store and (disc != "adapted" or network is None):
-        raise UsageError("--store_grid needs a network and --disc=adapted")
-    if store and network is not None and "://" in network:
-        raise UsageError("--store_grid writes into the network file: give a path, not a URL")
 
 
 class CallOptions(Declared, section="Network"):
@@ -180,66 +174,30 @@ class CallOptions(Declared, section="Network"):
         default="fp32",
         help="Floating-point type of network evaluations; the states of the ODE are float64.",
     )
-    batch_gpu: int | None = option(
-        "--batch-gpu",
-        unset="16 on a CPU, 128 on CUDA",
-        help="Number of images per network evaluation",
-    )
+    batch_gpu: int | None = batch_gpu()
 
 
 class ImageNetworkOptions(CallOptions):
-    """Options for a network of images and its expected properties."""
+    """Options for a network of images or tables."""
 
     network: str = network()
-    data_name: str | None = option(
-        unset="the name in the network file",
-        help="Name of the data, used in the names of output files",
-    )
-    data_dim: int | None = option(
-        unset=KNOWN, help="Expected dimension of the data; the network file must agree"
-    )
     dims_to_keep: int | None = option(
         unset=KNOWN,
         help="Expected number of dimensions that are not compressed; the network file must agree",
     )
-    img_size: int | None = option(
-        of=names.IMAGES,
-        unset=KNOWN,
-        help="Expected image side in pixels; the network file must agree",
-    )
-    img_ch: int | None = option(
-        of=names.IMAGES,
-        unset=KNOWN,
-        help="Expected number of image channels; the network file must agree",
-    )
     calibration: bool = calibration()
     end_vars: float = end_vars()
 
-    def expected(self) -> dict[str, Any]:
-        """Return the properties that the network is expected to have, by name."""
-        return self.named("data_dim", "dims_to_keep", "img_size", "img_ch")
+
+def data_name() -> Any:
+    """Return the option ``--data_name`` of images and tables."""
+    return option(
+        unset="the name in the network file",
+        help="Name of the data, used in the names of output files",
+    )
 
 
 MAX_STEPS = 10**6
-DISCRETIZATIONS = {
-    "ifs": "evenly spaced from 0 to T",
-    "vp_ode": "evenly spaced from --vpode_disc_eps to T",
-    "adapted": "equal error in each step",
-}
-
-
-def _spacing(*kinds: str) -> Any:
-    meanings = "; ".join(f"{kind}: {DISCRETIZATIONS[kind]}" for kind in kinds)
-    return option(type=choice(kinds), default="ifs", help=f"Time grid. {meanings}.")
-
-
-def _tolerance() -> Any:
-    return option(
-        type=POSITIVE,
-        default=1e-4,
-        help="If the number of steps is auto: largest root mean square error of the final "
-        "states, which are scaled to a standard deviation of about 1.",
-    )
 
 
 class SolverOptions(Declared, section="Integration"):
@@ -250,53 +208,36 @@ class SolverOptions(Declared, section="Integration"):
         default=names.DEFAULT_SOLVER,
         help="ODE solver.",
     )
-    rtol: float = option(default=1e-6, help="Relative tolerance of the solver dopri5.")
-    atol: float = option(
-        default=1e-6,
-        help="Absolute tolerance of the solver dopri5, for states that are scaled to a standard "
-        "deviation of about 1.",
-    )
-
-    def __post_init__(self) -> None:
-        tolerances = sorted(self.given & {"rtol", "atol"})
-        if tolerances and self.solver not in names.ADAPTIVE_SOLVERS:
-            raise UsageError(
-                f"--{tolerances[0]} is for adaptive solvers such as dopri5, but {self.solver} "
-                "has fixed steps"
-            )
 
 
 class ToyTimeOptions(Declared, section="Integration"):
     """Options for the times of a toy's simulation."""
 
-    steps: int | str | None = option(
-        unset=f"{names.DEFAULT_STEPS}; with --h: end time / h",
-        help="Number of solver steps; auto: the fewest steps that reach --tol",
+    steps: int | None = option(
+        unset=f"{names.DEFAULT_STEPS}; with --h: end time / h", help="Number of solver steps"
     )
     h: float | None = option(
         unset="end time / steps", help="Size of a time step; the end time is then steps times h"
     )
-    disc: str = _spacing("ifs", "adapted")
-    tol: float = _tolerance()
-
-    def __post_init__(self) -> None:
-        _check_tolerance(self.given, self.steps)
 
 
-def _check_tolerance(given: frozenset[str], steps: int | str | None) -> None:
-    if "tol" in given and steps != "auto":
-        raise UsageError("--tol is only for an automatic number of steps (auto)")
+class ImageTimeOptions(Declared, section="Integration"):
+    """Options for the times of a simulation of images."""
 
-
-class EvenTimeOptions(Declared, section="Integration"):
-    """Options for the first and the last time of images."""
-
-    disc: str = _spacing("ifs", "vp_ode")
+    disc: str = option(
+        type=choice(("ifs", "vp_ode")),
+        default="ifs",
+        help="Time grid. ifs: evenly spaced from 0 to T; vp_ode: evenly spaced from "
+        "--vpode_disc_eps to T.",
+    )
     vpode_disc_eps: float = option(
         type=NOT_NEGATIVE, default=1e-2, help="With --disc=vp_ode: smallest time."
     )
     end_time: float | None = option(
         unset="as in the network file", help="Largest time T of the flow"
+    )
+    n_iters: int | None = option(
+        default=names.DEFAULT_STEPS, help="Number of solver steps in each direction."
     )
 
     def __post_init__(self) -> None:
@@ -309,27 +250,12 @@ class EvenTimeOptions(Declared, section="Integration"):
         return self.vpode_disc_eps if self.disc == "vp_ode" else None
 
 
-class ImageTimeOptions(EvenTimeOptions):
-    """Options for the times of a simulation of images."""
-
-    disc: str = _spacing(*DISCRETIZATIONS)
-    n_iters: int | str | None = option(
-        default=names.DEFAULT_STEPS,
-        help="Number of solver steps in each direction; auto: the fewest steps that reach --tol.",
-    )
-    tol: float = _tolerance()
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _check_tolerance(self.given, self.n_iters)
-
-
 class SampleTimeOptions(ImageTimeOptions):
     """Options for the times of samples that are not compared with data."""
 
-    n_iters: int | str | None = option(
+    n_iters: int | None = option(
         unset=f"the number stored in the network file, else {names.DEFAULT_STEPS}",
-        help="Number of solver steps; auto: the fewest steps that reach --tol",
+        help="Number of solver steps",
     )
 
 
@@ -351,32 +277,23 @@ def eps(of: str = "Latent distribution", melt: bool = False) -> Any:
 
 
 class DensityOptions(Declared, section="Log densities"):
-    """Options for log densities and the computation of their Jacobian traces."""
+    """Options for log densities, which need traces of the Jacobian.
+
+    Traces are exact in few dimensions, and estimated from random directions in many and of images.
+    """
 
     log_prob: bool = option(
         default=False,
         help="Also write the log density (nats) of each point at the first time. A network "
         "evaluation then needs one or more backward passes.",
     )
-    trace: str = option(
-        type=choice(names.TRACES),
-        default="auto",
-        help="Computation of Jacobian traces. exact: without error; hutchinson: estimated from "
-        f"random directions; auto: exact in up to {names.LARGEST_EXACT} dimensions unless "
-        "the data are images, else hutchinson.",
-    )
     probes: int = option(
         type=Whole(min=2),
         default=names.PROBES,
-        help="Number of random directions per point with hutchinson traces; the spread over "
-        "directions gives the standard error.",
+        help="Number of random directions per point where traces are estimated: for images, and "
+        f"in more than {names.LARGEST_EXACT} dimensions. Their spread gives the standard error.",
     )
 
     def __post_init__(self) -> None:
-        for name in ("trace", "probes"):
-            if name in self.given and not self.log_prob:
-                raise UsageError(f"--{name} needs --log_prob")
-        if "probes" in self.given and self.trace == "exact":
-            raise UsageError(
-                "--probes is only for --trace=hutchinson: an exact trace has no probes"
-            )
+        if "probes" in self.given and not self.log_prob:
+            raise UsageError("--probes needs --log_prob")

@@ -39,9 +39,6 @@ class SimulationSettings(
         help="CSV file for the generated rows of a table, or for the inflated rows if none are "
         "generated. With --log_prob it also contains log densities",
     )
-    round: bool = option(
-        of=TABLE, default=True, help="Round the values of discrete columns in --csv."
-    )
     sim_type: str = option(
         type=choice((*KINDS, "all")),
         default="all",
@@ -73,10 +70,20 @@ class SimulationSettings(
     )
     save_freq: int = option(default=5, help="Number of solver steps between saved states.")
     seed: int = shared.seed()
+    data_name: str | None = shared.data_name()
+    img_size: int | None = option(
+        of=IMAGES,
+        unset=shared.KNOWN,
+        help="Expected image side in pixels; the network file must agree",
+    )
+    img_ch: int | None = option(
+        of=IMAGES,
+        unset=shared.KNOWN,
+        help="Expected number of image channels; the network file must agree",
+    )
     network: shared.ImageNetworkOptions = options_of(shared.ImageNetworkOptions)
     solver: shared.SolverOptions = options_of(shared.SolverOptions)
     times: shared.ImageTimeOptions = options_of(shared.ImageTimeOptions)
-    store_grid: bool = shared.store_grid()
     likelihood: shared.DensityOptions = options_of(shared.DensityOptions)
     run: shared.DeviceOptions = options_of(shared.DeviceOptions)
 
@@ -102,13 +109,14 @@ class SimulationSettings(
             raise UsageError("--class is only for gen: leave --class out")
         if self.start_noise and "melt" not in self.kinds:
             raise UsageError("--start_noise is only for a melt: leave --start_noise out")
-        if "round" in self.given and self.csv is None:
-            raise UsageError("--no-round applies to the rows in --csv: give --csv")
         if self.data_root is None and "melt" in self.kinds:
             raise UsageError("Missing option '--data_root'.")
         if self.csv is not None and self.sim_type == "roundtrip":
             raise UsageError("--csv is for gen or a melt, not for a lone roundtrip")
-        shared.check_storage(self.store_grid, self.times.disc, self.network.network)
+
+    def expected(self) -> dict[str, Any]:
+        """Return the properties that the network is expected to have, by name."""
+        return {"dims_to_keep": self.network.dims_to_keep, **self.named("img_size", "img_ch")}
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -133,7 +141,11 @@ class _Simulating(Declared):
     seed: int = shared.seed()
     solver: shared.SolverOptions = options_of(shared.SolverOptions)
     times: shared.ToyTimeOptions = options_of(shared.ToyTimeOptions)
-    likelihood: shared.DensityOptions = options_of(shared.DensityOptions)
+    log_prob: bool = option(
+        default=False,
+        help="Also write the log density (nats) of each point at the first time. A network "
+        "evaluation then needs a backward pass for each dimension.",
+    )
     run: shared.DeviceOptions = options_of(shared.DeviceOptions)
 
 
@@ -149,11 +161,7 @@ class NetSettings(
     data_name: str | None = shared.toy_name(unset=shared.KNOWN)
     augment_to: int | None = shared.augment_to(unset=shared.KNOWN)
     calibration: bool = shared.calibration()
-    store_grid: bool = shared.store_grid()
     flow: shared.InflationOptions = options_of(shared.InflationOptions, unset=shared.KNOWN)
-
-    def __post_init__(self) -> None:
-        shared.check_storage(self.store_grid, self.times.disc, self.network)
 
     def expected(self) -> dict[str, Any]:
         """Return the properties that the network is expected to have, by name."""
@@ -197,21 +205,16 @@ class RoundtripSettings(
         unset=f"{PUBLISHED_SAMPLES} images, or all if there are fewer; tables: all validation rows",
         help="Number of images or rows.",
     )
-    keep_worst: int = option(
-        of=IMAGES,
-        type=Whole(min=0),
-        default=16,
-        help="Number of images to save, namely those with the largest round-trip errors.",
-    )
     seed: int = shared.seed(default=42)
+    data_name: str | None = shared.data_name()
     network: shared.ImageNetworkOptions = options_of(shared.ImageNetworkOptions)
     solver: shared.SolverOptions = options_of(shared.SolverOptions)
     times: shared.ImageTimeOptions = options_of(shared.ImageTimeOptions)
-    store_grid: bool = shared.store_grid()
     run: shared.DeviceOptions = options_of(shared.DeviceOptions)
 
-    def __post_init__(self) -> None:
-        shared.check_storage(self.store_grid, self.times.disc, self.network.network)
+    def expected(self) -> dict[str, Any]:
+        """Return the properties that the network is expected to have, by name."""
+        return self.network.named("dims_to_keep")
 
 
 BOUNDARY_POINTS = {2: 200, 3: 2000}
@@ -246,15 +249,6 @@ class SphereOptions(Declared, section="Spheres and points"):
         help="With --boundary=alpha: radius of the alpha shapes, in standard deviations of the "
         "points they are fitted to",
     )
-    paired: bool | None = option(
-        of=TOY,
-        unset="yes in 2-D, else no",
-        help="With a network: also count the samples inside spheres that the exact denoiser "
-        "transports",
-    )
-    num_seeds: int = option(
-        of=TOY, default=1, help="Number of repetitions; their random seeds are consecutive."
-    )
     seed: int = shared.seed()
 
     def __post_init__(self) -> None:
@@ -265,30 +259,9 @@ class SphereOptions(Declared, section="Spheres and points"):
                 f"r_min is {self.r_min:g} and r_max {self.r_max:g}: r_max must be above r_min"
             )
 
-    @property
-    def seeds(self) -> range:
-        """Random seeds of the repetitions."""
-        return range(self.seed, self.seed + self.num_seeds)
-
     def points_on(self, dim: int) -> int | None:
         """Return the number of points on each sphere; None if the dimension has no default."""
         return self.boundary_pts or BOUNDARY_POINTS.get(dim)
-
-    def pairs(self, dim: int, possible: bool) -> bool:
-        """Return whether to compare the network's flow with the exact flow.
-
-        Args:
-            dim: Dimension of the data.
-            possible: Whether the data has an exact flow, and the flow at hand is another one.
-
-        Raises:
-            UsageError: The comparison is requested but not possible.
-        """
-        if self.paired and not possible:
-            raise UsageError(
-                "--paired compares a network with the exact flow: leave --score=exact out"
-            )
-        return possible and dim == 2 if self.paired is None else self.paired
 
 
 class CoverageSettings(
@@ -313,16 +286,17 @@ class CoverageSettings(
         default="net",
         help="Denoiser of the flow. net: the network; exact: the exact denoiser of the toy.",
     )
-    calibration: bool = shared.calibration()
-    end_vars: float = shared.end_vars()
     eps: str | None = shared.eps()
-    points: SphereOptions = options_of(SphereOptions)
-    flow: shared.InflationOptions = options_of(
-        shared.InflationOptions, unset="as in the network file; without a network: {}"
+    data_dim: int | None = option(
+        unset="as in the network file", help="Expected dimension of the data"
     )
+    dims_to_keep: int | None = option(
+        unset="as in the network file; without a network: all",
+        help="Number of dimensions that are not compressed; a network file must agree",
+    )
+    points: SphereOptions = options_of(SphereOptions)
     solver: shared.SolverOptions = options_of(shared.SolverOptions)
     times: shared.ToyTimeOptions = options_of(shared.ToyTimeOptions)
-    store_grid: bool = shared.store_grid()
     run: shared.DeviceOptions = options_of(shared.DeviceOptions)
 
     def __post_init__(self) -> None:
@@ -330,5 +304,3 @@ class CoverageSettings(
             raise UsageError("Missing option '--network'.")
         if self.network is None and self.data_name is None:
             raise UsageError("Missing option '--data_name'.")
-        used = self.network if self.score == "net" else None
-        shared.check_storage(self.store_grid, self.times.disc, used)

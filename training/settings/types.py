@@ -248,17 +248,14 @@ class NetworkFilePath(OptionType):
 NETWORK = NetworkFilePath()
 
 
-class Steps(OptionType):
-    """A number of steps: a positive whole number, or ``auto``."""
+class CountOrAuto(OptionType):
+    """A positive whole number, or ``auto``."""
 
     name = "integer|auto"
 
     def parse(self, value: Any) -> int | str:
         """Convert a value to a positive whole number, or return ``auto``."""
         return "auto" if value == "auto" else COUNT.parse(value)
-
-
-STEPS = Steps()
 
 
 def choice(names: Iterable[str]) -> Choice:
@@ -449,8 +446,8 @@ BY_ANNOTATION: dict[Any, OptionType] = {
     bool: Flag(),
     Path: FILE,
     int: COUNT,
+    int | str: CountOrAuto(),
     float: POSITIVE,
-    int | str: STEPS,
     list[float]: Numbers(),
     tuple[str, ...]: Names(),
     tuple[tuple[str, ...], ...]: NameGroups(),

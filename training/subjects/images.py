@@ -144,11 +144,6 @@ class ImageFlow(Subject):
         flow = model.flow.with_denoiser(RecomputedDenoiser(model.denoiser.to(device)))
         return flow.in_blocks(rows or BLOCK_ROWS[device.type])
 
-    def pilots(self, flow: ProbabilityFlow, count: int) -> ProbabilityFlow:
-        """Return the flow with random classes for the latents that determine the time grid."""
-        labels = self.one_hot(draw_classes(count, self.classes, 0, None))
-        return flow if labels is None else flow.given(labels=labels.to(flow.device))
-
     def amortized_block(self, device: torch.device) -> int:
         """Return the default number of images per evaluation, the same on all devices."""
         return self.block
@@ -379,11 +374,9 @@ class ImageFlow(Subject):
         levels = in_range(before, self.ends)
         return RoundtripErrors.from_images(levels, after, self.ends).summary()
 
-    def returns(self, folder: Path, seed: int, keep_worst: int) -> Returns:
+    def returns(self, folder: Path, seed: int) -> Returns:
         """Return an accumulator of roundtrip errors in gray levels that keeps the worst images."""
-        return ImageReturns(
-            roundtrip_paths(folder, self.stem, seed), keep_worst, self.shape, self.ends
-        )
+        return ImageReturns(roundtrip_paths(folder, self.stem, seed), self.shape, self.ends)
 
     def lines(self, kind: str, facts: Mapping[str, Any]) -> list[str]:
         """Describe variances of kept dimensions, bits per dimension, or roundtrip errors."""

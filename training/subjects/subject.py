@@ -120,12 +120,15 @@ class WorstImages:
         self.rows = {name: torch.cat([kept[name], more])[order] for name, more in rows.items()}
 
 
+KEPT_WORST = 16
+"""Number of images with the largest round-trip errors that are kept, a page of pictures."""
+
+
 class ImageReturns(Returns):
     """Roundtrip errors of images in gray levels, and the worst images.
 
     Args:
         paths: Files of the results.
-        keep_worst: Number of worst images to keep.
         shape: Shape of an image ``(C, H, W)``.
         value_range: Values that the points -1 and 1 stand for.
     """
@@ -133,12 +136,11 @@ class ImageReturns(Returns):
     def __init__(
         self,
         paths: Sequence[Path],
-        keep_worst: int,
         shape: tuple[int, int, int],
         value_range: tuple[float, float] = GRAY_RANGE,
     ):
         self.paths, self._range = list(paths), value_range
-        self.worst, self._shape = WorstImages(keep_worst), shape
+        self.worst, self._shape = WorstImages(KEPT_WORST), shape
         self._columns: list[Tensor] = []
 
     @property
@@ -441,10 +443,6 @@ class Subject(ABC):
         flow = self.flow.to(device)
         return flow.in_blocks(rows) if rows else flow
 
-    def pilots(self, flow: ProbabilityFlow, count: int) -> ProbabilityFlow:
-        """Return the flow with conditions for the latents that determine the time grid."""
-        return flow
-
     def amortized_block(self, device: torch.device) -> int:
         """Return the default number of points per network evaluation without a likelihood."""
         return AMORTIZED_CUDA_ROWS if device.type == "cuda" else AMORTIZED_ROWS
@@ -656,18 +654,14 @@ class Subject(ABC):
         """
         return None
 
-    def as_source(
-        self, points: Tensor, rounded: bool = True, drawn: bool = False
-    ) -> tuple[list[str], Tensor]:
+    def as_source(self, points: Tensor, drawn: bool = False) -> tuple[list[str], Tensor]:
         """Convert points ``[n, D]`` to rows of the source: column names, and values ``[n, D + K]``.
 
         The K additional columns were left out of the training.
 
         Args:
             points: Points of the flow.
-            rounded: Whether discrete columns are rounded to their grid.
-            drawn: Whether points are draws of the flow, which are moved into the range of the data
-                when rounded.
+            drawn: Whether points are draws of the flow, which are moved into the range of the data.
         """
         return self.names, points
 
@@ -725,13 +719,12 @@ class Subject(ABC):
             "max_abs_error": float(error.abs().max()),
         }
 
-    def returns(self, folder: Path, seed: int, keep_worst: int) -> Returns:
+    def returns(self, folder: Path, seed: int) -> Returns:
         """Return an accumulator of roundtrip errors for a folder of results.
 
         Args:
             folder: Folder of results.
             seed: Random seed that chose the points, for the names of files.
-            keep_worst: Number of worst images to keep.
         """
         return RowReturns(roundtrip_paths(folder, self.stem, seed)[0], self.names)
 

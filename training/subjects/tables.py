@@ -351,19 +351,17 @@ class TableFlow(Subject):
         """Return a sentence for each dropped column whose values contradict the other columns."""
         return self.schema.dropped.contradicted(points, beside)
 
-    def as_source(
-        self, points: Tensor, rounded: bool = True, drawn: bool = False
-    ) -> tuple[list[str], Tensor]:
+    def as_source(self, points: Tensor, drawn: bool = False) -> tuple[list[str], Tensor]:
         """Convert points to rows of the source, including columns left out of the training.
+
+        Discrete columns are rounded to their grid.
 
         Args:
             points: Points ``[n, D]``.
-            rounded: Whether discrete columns are rounded to their grid.
             drawn: Whether discrete columns are also clipped to the range of the data, as for draws.
         """
-        if rounded:
-            coordinates = self.coordinates
-            points = coordinates.plausible(points) if drawn else coordinates.rounded(points)
+        coordinates = self.coordinates
+        points = coordinates.plausible(points) if drawn else coordinates.rounded(points)
         return list(self.schema.order), self.schema.restored(points.cpu())
 
     def latent_plan(self, path: DataSource | None, seed: int, device: torch.device) -> LatentPlan:

@@ -52,8 +52,7 @@ smallest 4,096 of the 64-bit hashes that identify training rows (of records, the
 numbers only; of images, those of a random subset of this size). Records add columns, records (JSON,
 as in data sets of records), values (for each column its levels, nothing for a number, or a number's
 frequently repeated values and then NaN for all others) and ask (the target columns of the one
-query, nothing for any query). With ``--disc=adapted --store_grid`` there is time_grid, a solver and
-its times.
+query, nothing for any query).
 
 Classes are looked up by name in a fixed table. The network is first laid out without memory, so
 that a file cannot request more memory than its own tensors need. A file of a newer version, with
@@ -78,9 +77,7 @@ from torch import Tensor, nn
 
 from dnnlib.errors import DataError, UsageError, agree
 from dnnlib.files import made_plain, plain_name
-from dnnlib.logs import logger
 from dnnlib.urls import local_file
-from torch_utils import distributed
 from torch_utils.arguments import check_arguments
 from torch_utils.inert_pickle import shown
 from torch_utils.snapshots import MISFITS, Part, build, first_line, read_network, write_network
@@ -88,12 +85,10 @@ from training.flow.coordinates.coordinates import Coordinates
 from training.flow.denoisers import Calibration, NetworkDenoiser
 from training.flow.eigenbasis import EigenBasis
 from training.flow.held_out import HeldOut
-from training.flow.integration_choice import EqualErrorGrid
 from training.flow.integrations import USES, Integration
 from training.flow.latent import ConditionalMixture
 from training.flow.pfode import ProbabilityFlow
 from training.flow.preconditioning import OutputGain
-from training.flow.solvers import Solver
 from training.flow.widths import Widths
 from training.names import KINDS_OF_DATA, MODULE, RECORDS, TABLE, script
 from training.networks import NETWORKS
@@ -101,8 +96,6 @@ from training.trained.architecture import SCHEDULES, Architecture, basis_argumen
 
 IN_MEMORY = Path("model")
 """Path of a network that is in no file, for messages."""
-STORED = "time_grid"
-"""Key of the stored time grid in the description of a network file."""
 PARTS = {
     "schedule": list(SCHEDULES),
     "basis": ["EigenBasis"],
@@ -448,38 +441,6 @@ class TrainedNetwork:
         return {
             name: agree(name, value, known.get(name), source) for name, value in expected.items()
         }
-
-    def stored_grid(self, solver: Solver, times: Tensor) -> EqualErrorGrid | None:
-        """Return the stored time grid if it is for this solver and these end times, else None.
-
-        Raises:
-            DataError: The stored grid is invalid.
-        """
-        match self.about.get(STORED):
-            case None:
-                return None
-            case {"solver": str(name), "times": [_, _, *_] as values} if all(
-                isinstance(value, float | int) for value in values
-            ):
-                grid = torch.tensor([float(value) for value in values], dtype=torch.float64)
-            case _:
-                raise DataError(
-                    f"{self.path}: its '{STORED}' is damaged: the solver or the times are missing"
-                )
-        if not (grid.diff() > 0).all():
-            raise DataError(f"{self.path}: its '{STORED}' is damaged: the times are not increasing")
-        fits = torch.allclose(grid[[0, -1]], times[[0, -1]].to(grid), rtol=1e-9)
-        return EqualErrorGrid(grid) if name == solver.name and fits else None
-
-    def store_grid(self, grid: EqualErrorGrid, solver: Solver) -> None:
-        """Rewrite the network file, with a time grid for a solver in it."""
-        if distributed.is_main():
-            # Load it again, since this run may have left the calibration out.
-            model = self.stored()
-            about = {STORED: {"solver": solver.name, "times": grid.times.tolist()}}
-            replace(model, about={**model.about, **about}).save(self.path)
-            logger.info(f"Stored the times in {self.path}")
-        distributed.barrier()
 
 
 def require_embedding(path: Path, raw: object, embedding: nn.Module | None) -> None:

@@ -232,7 +232,19 @@ def test_the_density_of_a_level_is_its_probability_however_small(levels):
     torch.testing.assert_close(given.to_data(scores), rows)
 
 
-@pytest.mark.parametrize(("lapse", "steps"), [(0.0, 120), (0.3, 400)])
+def by_products(c, p):
+    """Probabilities nearest to ``p`` of a logistic regression on products, by Newton's method."""
+    one, (first, second) = torch.ones(len(c)).double(), c.unbind(1)
+    terms = torch.stack([one, first, second, first**2, first * second, second**2], dim=1)
+    weights = torch.zeros(6).double()
+    for _ in range(12):
+        fitted = (terms @ weights).sigmoid()
+        curvature = terms.T @ (terms * (fitted * (1 - fitted))[:, None])
+        weights += torch.linalg.solve(curvature, terms.T @ (p - fitted))
+    return (terms @ weights).sigmoid()
+
+
+@pytest.mark.parametrize(("lapse", "steps"), [(0.0, 120), (0.5, 400)])
 def test_levels_are_learned_where_products_and_where_bends_matter(lapse, steps, monkeypatch):
     monkeypatch.setattr(gaussian_start, "STEPS", steps)
     monkeypatch.setattr(levels_module, "MEMBERS", 1)
@@ -243,9 +255,9 @@ def test_levels_are_learned_where_products_and_where_bends_matter(lapse, steps, 
     map_.hold(first=torch.zeros(1), step=torch.ones(1))
     fit_levels(map_, c, (draw < p).double()[:, None])
     learned = map_.log_probabilities(0, c.float())[:, 1].exp()
-    off = float((learned - p).square().mean().sqrt())
-    assert off < 0.02 + 0.04 * lapse, off
-    assert map_.get_submodule("networks.0.0.bend").weight.any() or not lapse
+    off, least = ((each - p).square().mean().sqrt() for each in (learned, by_products(c, p)))
+    # Without lapses, products suffice, and no product leaves .3. With lapses, they leave .06.
+    assert off < (0.75 * least if lapse else 0.04), (off, least)
 
 
 def discrete_flow(steps=STEPS):

@@ -21,11 +21,11 @@ from training.flow.likelihood import Density, DensityPlan, DivergenceIntegral, T
 from training.flow.pfode import ProbabilityFlow
 from training.flow.preconditioning import OutputGain
 from training.flow.schedules import InflationSchedule
-from training.flow.solvers import SOLVERS, get_solver
+from training.flow.solvers import SOLVERS
 from training.names import LARGEST_EXACT
 from training.networks.mlp import ToyMLP
 
-RK4, DEFAULT = SOLVERS["rk4"], SOLVERS["exp_rk5"]
+HEUN, DEFAULT = SOLVERS["heun"], SOLVERS["exp_rk5"]
 EXACT = Trace("exact")
 every_schedule = pytest.mark.parametrize("schedule", flows.SCHEDULES.values(), ids=flows.SCHEDULES)
 
@@ -62,10 +62,11 @@ def test_a_density_changes_by_the_determinant_of_the_map(schedule):
         return (F.logsigmoid(x) + F.logsigmoid(-x)).sum(dim=1)
 
     # The one of the scaled variable, and the one of the standardized variable.
-    for solver in (RK4, DEFAULT) if schedule.name == "PRRto1D" else (DEFAULT,):
+    solvers = (HEUN, DEFAULT) if schedule.name == "PRRto1D" else (DEFAULT,)
+    for solver, error in zip(solvers[::-1], (1e-4, 2e-2), strict=False):
         x, log_volume = melted_with_determinant(flow, points, times, solver)
         got = flow.log_prob(points, times, solver, logistic)
-        torch.testing.assert_close(got, logistic(x, times[-1]) + log_volume, rtol=0, atol=1e-4)
+        torch.testing.assert_close(got, logistic(x, times[-1]) + log_volume, rtol=0, atol=error)
 
 
 def test_of_many_columns_a_density_is_the_determinant_of_the_map_both_ways():
@@ -89,7 +90,7 @@ def test_of_many_columns_a_density_is_the_determinant_of_the_map_both_ways():
 def test_every_solver_integrates_it(name):
     flow, points = flows.curved_flow(2), normal(8, 2)
     right = flow.log_prob(points, flow.schedule.times(40, 4.0), DEFAULT)
-    times = flow.schedule.times({"euler": 100, "dopri5": 1}.get(name, 40), 4.0)
+    times = flow.schedule.times(100 if name == "euler" else 40, 4.0)
     got = flow.log_prob(points, times, SOLVERS[name])
     assert (got / right - 1).abs().max() < (0.1 if name == "euler" else 1e-2)
 
@@ -189,10 +190,9 @@ def test_directions_are_signs_by_seed_and_number_or_the_unit_vectors():
         assert torch.equal(auto, exact if dim <= LARGEST_EXACT else estimated)
 
 
-@pytest.mark.parametrize("name", ["exp_rk5", "dopri5"])
-def test_the_density_of_a_point_does_not_depend_on_the_others(name):
+def test_the_density_of_a_point_does_not_depend_on_the_others():
     flow = flows.curved_flow(3)
-    points, times, solver = normal(9, 3), flows.SCHEDULES["PRR"].times(6, 3.0), SOLVERS[name]
+    points, times, solver = normal(9, 3), flows.SCHEDULES["PRR"].times(6, 3.0), DEFAULT
     trace = Trace("hutchinson", seed=1)
     whole = flow.log_prob(points, times, solver, trace=trace)
     parts = [
@@ -213,7 +213,7 @@ def test_blocks_and_conditions_give_each_point_its_own_density(generator):
     times = schedule.times(8, 3.0)
     flow = ProbabilityFlow(denoise, schedule, basis)
     blocks = ProbabilityFlow(RecomputedDenoiser(denoise), schedule, basis).in_blocks(3)
-    for solver in (DEFAULT, SOLVERS["dopri5"]):
+    for solver in (DEFAULT, HEUN):
         got = blocks.given(labels=labels).log_prob(points, times, solver)
         for index in range(7):
             row = slice(index, index + 1)
@@ -264,8 +264,7 @@ def test_the_gaussian_is_that_of_the_noisy_data_and_levels_cost_eight_bits():
     assert set(DensityPlan(Trace()).arrays(estimated, 12)) == {"log_prob", "log_prob_error"}
 
 
-CHOSEN = {name: SOLVERS[name] for name in ("exp_rk5", "rk4", "exp_ab2")}
-CHOSEN["dopri5"] = get_solver("dopri5", 1e-9, 1e-9)
+CHOSEN = {name: SOLVERS[name] for name in ("exp_rk5", "heun", "exp_ab2")}
 
 
 def given_times(flow, steps=5):
@@ -279,13 +278,12 @@ def test_gradients_are_those_of_plain_autograd(solver):
     leaf = normal(4, 2).requires_grad_()
     end = flow.simulate(leaf, times, solver, differentiable=True).end
     (got,) = torch.autograd.grad(end.square().sum(), leaf)
-    visited = times[[0, -1]] if solver.adaptive else times
     if solver.standardized:
         start = leaf / flow.latent_std(times[0])
-        *_, last = solver.method(flow.standardized_velocity, start, visited)
+        *_, last = solver.method(flow.standardized_velocity, start, times)
         plain = flow.latent_std(times[-1]) * last
     else:
-        *_, plain = solver.method(flow.velocity, leaf, visited)
+        *_, plain = solver.method(flow.velocity, leaf, times)
     assert torch.equal(plain, end)
     (expected,) = torch.autograd.grad(plain.square().sum(), leaf)
     torch.testing.assert_close(got, expected, rtol=1e-13, atol=1e-13)

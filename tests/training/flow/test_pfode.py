@@ -19,7 +19,6 @@ from training.flow.coordinates.conditions import Surprise
 from training.flow.coordinates.coordinates import Coordinates
 from training.flow.denoisers import Calibration, NetworkDenoiser, fit_calibration
 from training.flow.eigenbasis import EigenBasis
-from training.flow.integration_choice import choose_steps, fit_equal_error_grid
 from training.flow.latent import ConditionalMixture
 from training.flow.likelihood import LARGEST_EXACT, Trace
 from training.flow.pfode import ProbabilityFlow
@@ -28,7 +27,7 @@ from training.flow.schedules import EDMSchedule, InflationSchedule, VESchedule, 
 from training.flow.solvers import SOLVERS
 from training.learning.coordinates import fit_coordinates
 
-RK4 = SOLVERS["rk4"]
+HEUN = SOLVERS["heun"]
 LABELLED = ProbabilityFlow(
     lambda x, t, labels=0: (x + labels).tanh(), flows.SCHEDULES["PRR"], flows.random_basis(3)
 )
@@ -48,27 +47,27 @@ def test_the_velocity_is_the_derivative_of_gaussian_paths(schedule):
     for t in schedule.times(3, min(6.0, schedule.default_t_max())):
         velocity = flow.velocity(path(t), t)
         torch.testing.assert_close(velocity, jacfwd(path)(t), rtol=1e-10, atol=1e-12)
-    melt = flow.melt(start, schedule.times(2, 1.0), RK4)
+    melt = flow.melt(start, schedule.times(2, 1.0), HEUN)
     torch.testing.assert_close(flow.to_data(melt.states[0], melt.times[0]), start)
 
 
 def test_states_are_kept_at_the_start_every_so_often_and_at_the_end():
     flow, data = flows.curved_flow(3), normal(4, 3)
     times = flow.schedule.times(10, 5.0)
-    every = flow.melt(data, times, RK4, save_every=1)
+    every = flow.melt(data, times, HEUN, save_every=1)
     assert (every.updates[0] == 0).all()
     torch.testing.assert_close(every.updates[1:], every.states.diff(dim=0), rtol=0, atol=1e-15)
     kept = {None: [0, 10], 1: [*range(11)], 4: [0, 4, 8, 10], 5: [0, 5, 10], 20: [0, 10]}
     for save_every, indices in kept.items():
-        some = flow.melt(data, times, RK4, save_every=save_every)
+        some = flow.melt(data, times, HEUN, save_every=save_every)
         assert torch.equal(some.times, times[indices])
         assert torch.equal(some.states, every.states[indices])
         assert torch.equal(some.updates, every.updates[indices])
         assert torch.equal(some.end, every.states[-1])
-    generated = flow.generate(data, times, RK4, save_every=1)
+    generated = flow.generate(data, times, HEUN, save_every=1)
     assert torch.equal(generated.times, times.flip(0))
     assert torch.equal(generated.states[0], data)
-    assert "save_freq" in refusal(flow.melt, data, times, RK4, save_every=0, kind=UsageError)
+    assert "save_freq" in refusal(flow.melt, data, times, HEUN, save_every=0, kind=UsageError)
 
 
 def test_states_are_given_as_they_are_made_and_not_kept():
@@ -83,10 +82,10 @@ def test_states_are_given_as_they_are_made_and_not_kept():
         alive.append(sum(reference() is not None for reference in given))
 
     step = {"on_step": lambda: events.append("step"), "on_state": take}
-    flow.melt(torch.ones(2, 3), flow.schedule.times(4, 5.0), RK4, save_every=2, **step)
+    flow.melt(torch.ones(2, 3), flow.schedule.times(4, 5.0), HEUN, save_every=2, **step)
     assert events == [0.0, "step", 2.5, "step", "step", 5.0, "step"]
     del given[:], alive[:]
-    flow.melt(torch.ones(2, 3), flow.schedule.times(30, 5.0), RK4, save_every=1, on_state=take)
+    flow.melt(torch.ones(2, 3), flow.schedule.times(30, 5.0), HEUN, save_every=1, on_state=take)
     assert len(alive) == 31
     # The first, the one before and the new one.
     assert max(alive) == 3
@@ -96,7 +95,7 @@ def test_single_precision_data_is_carried_in_double():
     flow = flows.curved_flow(3)
     times = flow.schedule.times(10, 5.0)
     ones = torch.ones(4, 3)
-    single, twice = (flow.melt(x, times, RK4) for x in (ones, ones.double()))
+    single, twice = (flow.melt(x, times, HEUN) for x in (ones, ones.double()))
     assert single.end.dtype == torch.float64
     torch.testing.assert_close(single.end, twice.end, rtol=1e-6, atol=0)
 
@@ -110,7 +109,7 @@ def test_an_end_that_is_not_finite_is_an_error_and_not_given_away(bad_at, good):
     given = []
     times = flow.schedule.times(10, 5.0)
     with pytest.raises(DataError, match="finite"):
-        flow.melt(torch.ones(2, 3), times, RK4, save_every=1, on_state=given.append)
+        flow.melt(torch.ones(2, 3), times, HEUN, save_every=1, on_state=given.append)
     assert sum(bool(state.x.isfinite().all()) for state in given) == good
     assert len(given) == 10
 
@@ -126,8 +125,9 @@ def test_arrays_and_lists_are_taken_as_tensors_are():
         assert torch.equal(same.encode(form(data), times), latents)
         assert torch.equal(same.decode(form(latents), times), points)
         assert torch.equal(same.log_prob(form(data), times), density)
+    # Matrix products of one row and of four may sum in another order.
     one = LABELLED.given(labels=[0.5])
-    assert torch.equal(one.encode(data[:1], times), latents[:1])
+    torch.testing.assert_close(one.encode(data[:1], times), latents[:1], rtol=1e-12, atol=1e-12)
 
 
 FLOW = curved_flow()
@@ -166,12 +166,6 @@ CASES = [
     (ValueError, "has 65 components", lambda: ConditionalMixture(1, 1, components=65)),
     (ValueError, "cannot be inverted", lambda: distribution("axes", 0)),
     (ValueError, "not finite", lambda: distribution("bias", inf)),
-    # Solvers and grids.
-    (UsageError, "exp_rk5 has a single state", lambda: generate(gap=POINTS)),
-    (DataError, "gaps have shape", lambda: generate("rev_rk5", gap=POINTS[:, :1])),
-    (UsageError, "dopri5", lambda: fit_equal_error_grid(FLOW, POINTS, TIMES, SOLVERS["dopri5"])),
-    (UsageError, "exp_ab2", lambda: fit_equal_error_grid(FLOW, POINTS, TIMES, SOLVERS["exp_ab2"])),
-    (UsageError, "rtol", lambda: choose_steps(FLOW, POINTS, even, SOLVERS["dopri5"], 1e-3)),
     # Calibrations, gains and splines.
     (ValueError, "times have shape", lambda: Calibration(NODES[:1], ONES[:1], ONES[:1])),
     (ValueError, "calibration", lambda: Calibration(NODES, ONES[:, :1], ONES)),

@@ -66,7 +66,7 @@ def test_sharpened_points_lose_the_first_noise_to_first_order():
 
 def curved(rows=4):
     flow = curved_flow()
-    prior = Prior(flow, flow.times(STEPS), get_solver("exp_ab2", 1e-6, 1e-6), unit=2.0, origin=3.0)
+    prior = Prior(flow, flow.times(STEPS), get_solver("exp_ab2"), unit=2.0, origin=3.0)
     return Target(prior, Gaussian(double([0.3, 0.5])), OBSERVED, rows)
 
 

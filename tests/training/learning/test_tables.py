@@ -463,7 +463,7 @@ def test_densities_given_conditions_integrate_to_one_and_follow_them():
         given = model.flow.given(labels=double([[value]]))
         density = given.log_prob(grid).exp()
         assert float(density.mean()) == pytest.approx(1, abs=2e-3)
-        prior = Prior(model.flow, model.flow.times(12), get_solver("exp_rk5", 1e-6, 1e-6))
+        prior = Prior(model.flow, model.flow.times(12), get_solver("exp_rk5"))
         sharp, labels = replace(prior, sharpened=True), {"labels": double([[value]])}
         sharpened = sharp.log_density(grid, labels, Trace("exact")).exp()
         assert float(sharpened.mean()) == pytest.approx(1, abs=2e-3)

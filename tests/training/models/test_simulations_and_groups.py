@@ -9,21 +9,18 @@ import numpy as np
 import pytest
 import torch
 
-import toy_pfODE_int
 from dnnlib.errors import DataError, InflationError, UsageError
 from dnnlib.files import plain_name
 from tests.support.draws import double, normal, seeded
 from tests.support.flows import exact_flow
 from tests.support.image_models import END, SHAPE, save_image_model, write_image_set
 from tests.support.posteriors import conditional_prior, gaussian_prior, posterior, problem
-from tests.support.running import refusal, run_script
-from torch_utils.results import load_json, save_arrays
+from tests.support.running import refusal
+from torch_utils.results import save_arrays
 from torch_utils.snapshots import read_network, write_network
 from training.flow.denoisers import BLOCK_ROWS
-from training.flow.integration_choice import EqualErrorGrid
 from training.flow.latent import ConditionalMixture, GaussianLatents, LearnedLatents
 from training.flow.schedules import InflationSchedule, VPSchedule
-from training.flow.solvers import SOLVERS
 from training.inference.likelihoods import Gaussian
 from training.inference.lookahead import calls_to_look
 from training.inference.samplers.twisted import calls_of, twist
@@ -38,7 +35,7 @@ from training.models.posterior_reports import report_check, warn_of_outliers
 from training.subjects import ImageFlow, open_subject
 from training.subjects.images import draw_classes
 from training.subjects.subject import summarize_variances
-from training.trained.network import STORED, TrainedNetwork
+from training.trained.network import TrainedNetwork
 
 CPU = torch.device("cpu")
 
@@ -61,7 +58,7 @@ def test_what_is_known_and_what_may_be_said(open_flow, networks):
     assert (flow.network.path, flow.stem) == (networks["classes"], "blobs_PRRto10D")
     assert (flow.image_shape, flow.label_dim) == (SHAPE, 3)
     late = open_flow("late")
-    times = TimeChoice(4, END).of(late, late.on(CPU), SOLVERS["rk4"])
+    times = TimeChoice(4, END).times(late.on(CPU).schedule)
     torch.testing.assert_close(times, torch.linspace(0.5, END, 5, dtype=torch.float64))
     words = {"data_dim": 192, "dims_to_keep": None, "img_size": 8, "img_ch": 3}
     flow = open_flow("colors", "mine", expected=words)
@@ -195,91 +192,19 @@ def test_variances_are_summarized_by_their_ratios():
     assert summarize_variances(measured, exact, 4)["worst"] == 9.0
 
 
-@pytest.fixture
-def network(toy_network, tmp_path):
-    path = tmp_path / "network.pkl"
-    path.write_bytes(toy_network("--data_name=circles", "--tmax=5", "--no-calibrate").read_bytes())
-    return path
-
-
-@pytest.fixture
-def simulate(network, tmp_path):
-    def start(*arguments, code=0):
-        place = (f"--save_dir={tmp_path / 'out'}", f"--network={network}", "--overwrite")
-        few = ("--total_samples=20", "--save_freq=1")
-        result = run_script(toy_pfODE_int, "net", *place, *few, *arguments)
-        assert result.code == code, result.err
-        if code:
-            return result
-        (parameters,) = (tmp_path / "out").glob("*_sim_params.json")
-        with np.load(next((tmp_path / "out").glob("*melt_results.npz"))) as saved:
-            return result, load_json(parameters), saved["times"]
-
-    return start
-
-
-@pytest.mark.slow
-def test_a_smaller_tolerance_takes_more_steps_and_many_are_announced(simulate):
-    counts = []
-    for tolerance in (1e-2, 1e-6):
-        result, parameters, times = simulate("--steps=auto", f"--tol={tolerance:g}")
-        counts.append(parameters["options"]["steps"])
-        assert counts[-1] == len(times) - 1
-        assert f"{counts[-1]} steps of exp_rk5" in result.out + result.err
-    assert counts[0] < counts[1]
-    result, _, _ = simulate("--steps=200")
-    assert "200 steps of exp_rk5 need 1,200 network evaluations in each direction" in result.out
-
-
-@pytest.mark.slow
-def test_adapted_times_are_uneven_and_can_be_kept(simulate, network):
-    before = network.read_bytes()
-    _, _, even = simulate("--steps=9")
-    _, _, adapted = simulate("--steps=9", "--disc=adapted")
-    assert np.allclose(adapted[[0, -1]], even[[0, -1]])
-    assert not np.allclose(adapted, even, atol=1e-3)
-    assert network.read_bytes() == before
-    simulate("--steps=9", "--disc=adapted", "--store_grid")
-    assert TrainedNetwork.load(network).about[STORED]["solver"] == "exp_rk5"
-    # A grid that no fit would give shows that it is the stored one which is used.
-    opened = TrainedNetwork.open(str(network))
-    steep = torch.linspace(0, 1, 11, dtype=torch.float64) ** 3 * 5
-    opened.store_grid(EqualErrorGrid(steep), SOLVERS["exp_rk5"])
-    _, _, stored = simulate("--steps=10", "--disc=adapted")
-    assert np.allclose(stored, steep)
-    _, _, other = simulate("--steps=10", "--disc=adapted", "--solver=rk4")
-    assert not np.allclose(other, steep, atol=1e-3)
-
-
-def test_a_stored_grid_changes_nothing_else_and_a_broken_one_is_a_data_error(network):
-    before = TrainedNetwork.open(str(network))
-    before.store_grid(EqualErrorGrid(double([0.0, 5.0])), SOLVERS["rk4"])
-    after = TrainedNetwork.load(network)
-    assert {k: v for k, v in after.about.items() if k != STORED} == before.about
-    assert after.architecture == before.architecture
-    x = torch.randn(5, 2, dtype=torch.float64)
-    t = double(1.0)
-    assert torch.equal(after.denoiser(x, t), before.denoiser(x, t))
-    model, times = TrainedNetwork.open(str(network)), double([0.0, 5.0])
-    grids = ("soon", [0.0, 3.0, 2.0, 5.0], [[0.0, 5.0]], [0.0, float("nan"), 5.0])
-    for stored in (3, {"solver": "rk4"}, *({"solver": "rk4", "times": grid} for grid in grids)):
-        model.about[STORED] = stored
-        assert STORED in refusal(model.stored_grid, SOLVERS["rk4"], times)
-
-
 def test_times_are_even_from_the_first_to_the_last():
     schedule = InflationSchedule.to_dimension(2, 3)
     expected = torch.arange(0, 4.25, 0.5, dtype=torch.float64)
-    torch.testing.assert_close(TimeChoice(8, 4.0).even(schedule)(8), expected)
-    later = TimeChoice(3, 4.0, first=1.0).even(schedule)(3)
+    torch.testing.assert_close(TimeChoice(8, 4.0).times(schedule), expected)
+    later = TimeChoice(3, 4.0, first=1.0).times(schedule)
     torch.testing.assert_close(later, double([1.0, 2.0, 3.0, 4.0]))
     # The baselines have their own.
     baseline = VPSchedule(3)
-    assert torch.equal(TimeChoice(8, 1.0).even(baseline)(8), baseline.times(8, 1.0))
+    assert torch.equal(TimeChoice(8, 1.0).times(baseline), baseline.times(8, 1.0))
     schedule.t_min = 0.1
     for first in (0.05, 4.0, 5.0):
         with pytest.raises(UsageError, match=rf"vpode_disc_eps is {first:g}.* 0\.1, .* T = 4"):
-            TimeChoice(3, 4.0, first=first).even(schedule)
+            TimeChoice(3, 4.0, first=first).times(schedule)
 
 
 def test_the_choice_decides_the_law():

@@ -231,7 +231,7 @@ def test_independent_residuals_of_the_exact_denoiser_correlate_as_known():
 
 def test_path_residuals_sum_up_to_how_far_the_path_leads():
     """``y = x_tilde - e`` is ``-int (r/2) sqrt(gamma_T/gamma_s) residual ds`` if it starts at 0."""
-    flow, solver = inexact_flow(0.1), get_solver("rk4")
+    flow, solver = inexact_flow(0.1), get_solver("exp_rk5")
     times = torch.linspace(0, 3, 301, dtype=torch.float64)
     clean = XI.sqrt() * normal(11, 3, seed=1)
     record = Record()

@@ -242,6 +242,20 @@ def test_population_and_members_are_those_of_quadrature_whatever_the_prior_of_ea
         assert abs(float(one.mean() - two.mean())) < 0.15 * float(one.std())
 
 
+def test_draws_under_the_prior_of_a_new_member_leave_a_smaller_error():
+    """Draws are where the population puts its members, so that their weights are more even."""
+    flat, wide = Normal(double(0.0), 200.0), MEMBERS[:, ::5]
+    first = sample_population(wide, flat.log_prob(wide[..., 0]), CENTER, SCALE, PLAN)
+    [mean], [std] = (each.tolist() for each in first.distribution)
+    precision = ERRORS**-2 + std**-2
+    centers = (SEEN * ERRORS**-2 + mean * std**-2) / precision
+    near = centers[:, None] + precision[:, None] ** -0.5 * EVEN[::5]
+    prior = Normal(double(mean), std).log_prob(near)
+    second = sample_population(near[..., None], prior, CENTER, SCALE, PLAN)
+    assert (second.worth > first.worth).all()
+    assert second.noise < first.noise
+
+
 def test_the_error_of_few_draws_is_told_and_does_not_grow_with_the_members():
     plan = PopulationPlan(chains=8, draws=40, warmup=60, thin=2)
     errors = {}

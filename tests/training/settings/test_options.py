@@ -328,7 +328,6 @@ def test_an_end_may_be_asked_for_and_is_by_default_the_networks():
         (100, 0.02, 100, 2.0),
         (10, 1.0, 10, 10.0),
         (None, 0.01, 701, 7.01),
-        ("auto", None, None, 7.01),
     ):
         count, end = steps_and_end(steps, h, 7.01)
         assert [count, end] == [expected[0], pytest.approx(expected[1], rel=1e-12)]

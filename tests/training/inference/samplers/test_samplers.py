@@ -220,7 +220,7 @@ def sampled(observed, noise):
     """Draws given the first two of three coordinates of bumps, and the exact posterior."""
     toy, flow = exact_flow("bumps3", gamma0=1e-4)
     likelihood = Gaussian(double(noise), torch.tensor([0, 1]))
-    prior = Prior(flow, flow.times(24), get_solver("exp_ab2", 1e-6, 1e-6))
+    prior = Prior(flow, flow.times(24), get_solver("exp_ab2"))
     target = Target(prior, likelihood, observed, 256)
     draws = sample_posteriors(Problem(target, prior, [0]), SamplingPlan(pool=2**12))
     weights, means, covariance, _ = toy.mixture
