@@ -116,11 +116,11 @@ def coverage(toy: str, schedule: str, seed: int) -> dict[str, Any]:
         spheres,
         None,
         TEST_POINTS,
-        range(seed, seed + 1),
+        seed,
         lambda draw: data.sample(TEST_POINTS, draw),
     ).run()
     exact, fractions = spheres.content(), found.fractions
-    off = 100 * (fractions.columns["fresh"][0] - exact)
+    off = 100 * (fractions.columns["fresh"] - exact)
     worst = int(np.abs(off).argmax())
     return {
         "change": 100 * fractions.largest_change.max(),

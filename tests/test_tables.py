@@ -154,14 +154,14 @@ def test_held_out_rows_are_counted_in_carried_spheres(network, houses, tmp_path,
     arrays = load_arrays(tmp_path / "out" / "houses_PRP_coverage.npz")
     held_out = load_arrays(houses)["points"][np.flatnonzero(load_arrays(houses)["held_out"])]
     noise = 6 * 0.1 * held_out.std(axis=0) + [0, 0.5, 0.05]
-    assert (np.abs(arrays["fresh_data"][0] - held_out) < noise).all()
+    assert (np.abs(arrays["fresh_data"] - held_out) < noise).all()
     # In a flow, to be inside of what a sphere is carried to is to come from its inside.
     flow = TrainedNetwork.load(network).flow
-    latents = flow.encode(torch.from_numpy(arrays["fresh_data"][0]))
+    latents = flow.encode(torch.from_numpy(arrays["fresh_data"]))
     radii = (latents / flow.latent.std).square().sum(dim=1).sqrt().numpy()
     expected = (radii[:, None] < arrays["radii"]).mean(axis=0)
     assert 0 < expected[0] < expected[2] < 1
-    np.testing.assert_allclose(arrays["coverage_fresh"][0], expected, atol=2.5 / 60)
+    np.testing.assert_allclose(arrays["coverage_fresh"], expected, atol=2.5 / 60)
     monkeypatch.delitem(BOUNDARY_POINTS, 3)
     with_data = run_script(*place, f"--data_root={houses}")
     refused(with_data, 2, "3 columns", "pfODE_int.py --sim_type=melt")

@@ -30,7 +30,7 @@ def networks(toy_network):
 
 class Coverage(Measured):
     def column(self, name):
-        return np.array(self.result["coverage"][name]["by_seed"])
+        return np.array(self.result["coverage"][name])
 
 
 @pytest.fixture(scope="module")
@@ -60,11 +60,11 @@ def test_exact_coverage_of_circles_is_within_three_tenths(measure, dims_to_keep)
     exact = gaussian_content(np.linspace(0.5, 3.5, 7), 2)
     np.testing.assert_allclose(got.result["exact"], exact)
     within = np.array(got.result["exact_within_boundary"])
-    error = np.abs(got.column("latent")[0] - within) / np.sqrt(within * (1 - within) / 2000)
+    error = np.abs(got.column("latent") - within) / np.sqrt(within * (1 - within) / 2000)
     assert (error < 4).all()
     if dims_to_keep == 2:
         # Nothing is compressed, and the exact flow gives the data: so these are inside as well.
-        fresh = np.abs(got.column("fresh")[0] - exact) / np.sqrt(exact * (1 - exact) / 2000)
+        fresh = np.abs(got.column("fresh") - exact) / np.sqrt(exact * (1 - exact) / 2000)
         assert (fresh < 4).all()
 
 
@@ -72,30 +72,29 @@ def test_exact_coverage_of_circles_is_within_three_tenths(measure, dims_to_keep)
 @pytest.mark.parametrize("arguments", ["net PRR", "exact --data_name=alt_s_curve"])
 def test_the_files_hold_what_was_counted(measure, arguments, boundary):
     got = measure(*arguments.split(), f"--boundary={boundary}", "--seed=3")
-    arrays, seeds = got.arrays, 1
-    stem, dim = got.stem.removesuffix("_coverage"), arrays["test_latent"].shape[2]
+    arrays = got.arrays
+    stem, dim = got.stem.removesuffix("_coverage"), arrays["test_latent"].shape[1]
     names = [f"{got.stem}.json", f"{got.stem}.npz"]
     if dim == 3:
         names += [f"{stem}_r{r}_{stage}.ply" for r in ("0.5", "2", "3.5") for stage in STAGES]
     assert sorted(path.name for path in got.folder.iterdir()) == sorted(names)
-    assert arrays["coverage"].shape == (seeds, 3, 3)
+    assert arrays["coverage"].shape == (3, 3)
     for index, stage in enumerate(STAGES):
         test, vertices = arrays[f"test_{stage}"], arrays[f"boundary_{stage}"]
-        assert test.shape == (seeds, 300, dim)
+        assert test.shape == (300, dim)
         assert vertices.shape == (3, 50, dim)
         assert test.dtype == vertices.dtype == np.float64
-        np.testing.assert_array_equal(got.column(stage), arrays["coverage"][:, index])
+        np.testing.assert_array_equal(got.column(stage), arrays["coverage"][index])
         for radius in range(3):
             moved, faces = vertices[radius], arrays["faces"]
             if boundary == "alpha":
                 moved = vertices[: radius + 1].reshape(-1, dim)
                 faces = arrays[f"faces_{stage}_{radius}"]
-            for seed in range(seeds):
-                fraction = inside(test[seed], moved, faces).mean()
-                assert fraction == pytest.approx(arrays["coverage"][seed, index, radius])
+            fraction = inside(test, moved, faces).mean()
+            assert fraction == pytest.approx(arrays["coverage"][index, radius])
             if stage == "data":
-                fresh = inside(arrays["fresh_data"][0], moved, faces).mean()
-                assert fresh == pytest.approx(arrays["coverage_fresh"][0, radius])
+                fresh = inside(arrays["fresh_data"], moved, faces).mean()
+                assert fresh == pytest.approx(arrays["coverage_fresh"][radius])
             if dim == 3:
                 path = got.folder / f"{stem}_r{arrays['radii'][radius]:g}_{stage}.ply"
                 mesh = trimesh.load_mesh(path, process=False)
@@ -109,7 +108,7 @@ def test_the_latents_have_the_law_of_eps_and_boundaries_its_radii(measure, eps):
     variance = np.array(got.result["latent_variance"])
     assert (variance[1] == 0.04) == (eps == "0.04")
     assert variance[0] == pytest.approx(1, abs=1e-6)
-    np.testing.assert_allclose(got.arrays["test_latent"][0].var(axis=0), variance, rtol=0.1)
+    np.testing.assert_allclose(got.arrays["test_latent"].var(axis=0), variance, rtol=0.1)
     radii = np.sqrt((got.arrays["boundary_latent"] ** 2 / variance).sum(axis=2))
     expected = np.broadcast_to(got.arrays["radii"][:, None], radii.shape)
     np.testing.assert_allclose(radii, expected)
@@ -118,7 +117,7 @@ def test_the_latents_have_the_law_of_eps_and_boundaries_its_radii(measure, eps):
 @pytest.mark.slow
 def test_fresh_data_is_the_toy(measure):
     got = measure("exact", "--data_name=s_curve", "--test_pts=5000", "--steps=1")
-    fresh = got.arrays["fresh_data"][0]
+    fresh = got.arrays["fresh_data"]
     mean, covariance = (moment.numpy() for moment in Toy("s_curve").moments())
     np.testing.assert_allclose(fresh.mean(axis=0), mean, atol=0.06)
     np.testing.assert_allclose(np.cov(fresh.T), covariance, atol=0.06)
@@ -127,7 +126,7 @@ def test_fresh_data_is_the_toy(measure):
 def test_the_table_is_shown_and_the_parameters_are_saved(measure):
     got = measure("net", "PRP")
     head, first, *_ = (line.split() for line in got.printed.splitlines())
-    mean = [100 * got.result["coverage"][name]["mean"][0] for name in (*STAGES, "fresh")]
+    mean = [100 * got.result["coverage"][name][0] for name in (*STAGES, "fresh")]
     assert (head[0], first[:2]) == ("radius", ["0.5", "11.75"])
     assert [float(cell) for cell in first[2:6]] == pytest.approx(mean, abs=0.006)
     options = got.result["options"]

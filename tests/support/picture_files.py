@@ -115,11 +115,11 @@ def bent(points):
     return torch.cat([points[..., :1], points[..., 1:] + 0.5 * points[..., :1] ** 2], dim=-1)
 
 
-def save_coverage(folder, dim=2, seeds=1, alpha=None, count=200, **changes):
+def save_coverage(folder, dim=2, alpha=None, count=200, **changes):
     """Coverage under a flow that scales the latent and bends it; with an alpha, refitted."""
     std = torch.tensor(LATENT_STD[dim], dtype=torch.float64)
     spheres = Spheres(RADII, unit_sphere(dim, SIZES[dim]))
-    test, fresh = torch.randn(2, seeds, count, dim, generator=seeded(), dtype=torch.float64)
+    test, fresh = torch.randn(2, count, dim, generator=seeded(), dtype=torch.float64)
     units = Points(test, spheres.vertices)
     points = {"latent": units, "data": units.mapped(bent), "end": units}
     boundaries = {

@@ -61,9 +61,9 @@ def run(settings: CoverageSettings) -> None:
         distribution = latent.distribution(flow, choice.end, kept)
         require_folder(settings.save_dir)
         distributed.barrier()  # no rank writes before all ranks have checked
-        points, seeds = counted.test_pts, range(counted.seed, counted.seed + 1)
+        points, seed = counted.test_pts, counted.seed
         experiment = CoverageExperiment(
-            flow, times, solver, distribution, spheres, alpha, points, seeds, fresh
+            flow, times, solver, distribution, spheres, alpha, points, seed, fresh
         )
         result = experiment.run(exact if paired else None)
         if not distributed.is_main():
@@ -149,7 +149,7 @@ def report(result: CoverageResult, alpha: float | None, data: Path | None) -> No
     if warning:
         logger.warning(f"Warning: {warning}")
     if data is not None:
-        rows = result.fresh.shape[1]
+        rows = len(result.fresh)
         logger.info(
             f"fresh: {rows} rows of {data}; the standard error of a percentage is at most "
             f"{50 / rows**0.5:.2f}"

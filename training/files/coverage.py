@@ -1,22 +1,21 @@
 """Coverage: the files of ``toy_mesh_exps.py``.
 
-``{data}_{schedule}_coverage.json`` has the options and, for R radii and S seeds, fractions of 1; in
+``{data}_{schedule}_coverage.json`` has the options and, for R radii, fractions of 1; in
 parentheses, the column of the printed table:
 
     radii (radius)             [R], Mahalanobis radii
     exact (chi2 %)             [R], probability of the sphere under the Gaussian
     exact_within_boundary      [R], probability of its polygon, mesh or alpha shape at the start
-    coverage.latent (start %)  test points inside at the start: mean [R], two_std [R] over seeds
-                               (null for one), by_seed [S, R]
+    coverage.latent (start %)  [R], test points inside at the start
     coverage.data, .end (data %, end %)   the same after generation, and after inflating it again
     coverage.fresh (fresh %)   the same for new samples of a toy, or for held-out rows of a table
     fresh_pts                  the number of these, M; for toys equal to the number of test points
-    largest_change (change)    [R], largest difference of data or end from latent, over seeds too
+    largest_change (change)    [R], largest difference of data or end from latent
     changed_sides (moved)      [R], maximum number of test points on another side than at the start
     paired.fresh_exact         as coverage.fresh, inside boundaries that the exact denoiser carries;
                                in 2-D with a network of a toy; else paired is null
     paired.difference (paired) coverage.fresh minus that, for the same samples
-    paired.standard_error (s.e.)   [R], standard error of the mean difference
+    paired.standard_error (s.e.)   [R], standard error of the difference
     denoiser_calls             evaluations for the carried points, without those of the exact flow
 
 With a learned latent distribution, the stages latent and end are in whitened latents, which are
@@ -52,21 +51,21 @@ _FRACTION: dict[str, Any] = {"low": 0, "high": 1}
 COVERAGE = ResultFile(
     kind="coverage",
     name="{stem}_coverage.npz",
-    sizes="R radii, S seeds, N test points, M fresh points, K vertices and D dimensions; a stage "
+    sizes="R radii, N test points, M fresh points, K vertices and D dimensions; a stage "
     "is latent, data or end",
     keys={
         "radii": Key("R", "Mahalanobis radii", low=0, increasing=True, high=LARGEST),
         "exact": Key("R", "probability of each sphere under the Gaussian", **_FRACTION),
-        "fresh_data": Key("S M D", "new samples of a toy, or held-out rows", **DRAWN),
-        "coverage": Key("S 3 R", "fractions inside, of test points by stage", **_FRACTION),
-        "coverage_fresh": Key("S R", "fractions inside, of fresh data", **_FRACTION),
-        "test_{stage}": Key("S N D", "test points", **DRAWN),
+        "fresh_data": Key("M D", "new samples of a toy, or held-out rows", **DRAWN),
+        "coverage": Key("3 R", "fractions inside, of test points by stage", **_FRACTION),
+        "coverage_fresh": Key("R", "fractions inside, of fresh data", **_FRACTION),
+        "test_{stage}": Key("N D", "test points", **DRAWN),
         "boundary_{stage}": Key("R K D", "vertices of the boundaries", **DRAWN),
         "faces": Key("* D", "faces of all boundaries, indices of vertices", WHOLE),
         "faces_{stage}_{index}": Key("* D", "faces of a refitted boundary", WHOLE, optional=True),
-        "coverage_fresh_exact": Key("S R", "inside exact boundaries", optional=True),
-        "paired_difference": Key("S R", "difference of both fractions", optional=True),
-        "paired_standard_error": Key("S R", "its standard error", optional=True),
+        "coverage_fresh_exact": Key("R", "inside exact boundaries", optional=True),
+        "paired_difference": Key("R", "difference of both fractions", optional=True),
+        "paired_standard_error": Key("R", "its standard error", optional=True),
         "boundary_data_exact": Key("R K D", "vertices carried by the exact flow", optional=True),
     },
 )
@@ -175,20 +174,20 @@ def result_arrays(result: CoverageResult) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class SavedCoverage:
-    """Saved coverage of R boundaries in D dimensions, for N test and M fresh points and S seeds.
+    """Saved coverage of R boundaries in D dimensions, for N test and M fresh points.
 
     Attributes:
         path: Path of the file.
         radii: Mahalanobis radii ``[R]`` of the spheres, increasing.
-        coverage: Fractions of the test points inside the boundaries ``[S, 3, R]``, at the stages
+        coverage: Fractions of the test points inside the boundaries ``[3, R]``, at the stages
             ``latent``, ``data`` and ``end``.
-        fresh: Fractions of fresh data inside the boundaries in data space ``[S, R]``.
+        fresh: Fractions of fresh data inside the boundaries in data space ``[R]``.
         count: Number of test points, N.
         fresh_count: Number of fresh points, M, which equals N except for tables.
         latent_std: Standard deviations ``[D]`` of the latent coordinates.
         boundaries: R boundaries by stage; those at ``latent`` and ``end`` are in units of
             ``latent_std``.
-        points: Points of the first seed ``[min(N, 20000), D]`` by stage, in the units of the
+        points: Points ``[min(N, 20000), D]`` by stage, in the units of the
             boundaries: fresh data at ``data``, test points at ``latent`` and ``end``.
         refitted: Whether boundaries were refitted at each stage, instead of moved by the flow.
     """
@@ -235,8 +234,8 @@ class SavedCoverage:
         std = _latent_std(path, radii, vertices["latent"])
         units = {"latent": std, "data": np.ones_like(std), "end": std}
         count, fresh_count = arrays.sizes["N"], arrays.sizes["M"]
-        shown = {name: evenly(len(points[name][0]), MOST_POINTS) for name in STAGES}
-        points = {name: points[name][0, shown[name]] / units[name] for name in STAGES}
+        shown = {name: evenly(len(points[name]), MOST_POINTS) for name in STAGES}
+        points = {name: points[name][shown[name]] / units[name] for name in STAGES}
         boundaries = {
             name: [Boundary(corners / units[name], faces) for corners, faces in boundaries[name]]
             for name in STAGES

@@ -65,7 +65,7 @@ class Points(NamedTuple):
     """Points that a flow transports: test points, and vertices of boundaries.
 
     Attributes:
-        test: Test points ``[S, N, D]`` of S repetitions.
+        test: Test points ``[N, D]``.
         boundary: Vertices ``[R, K, D]`` of R boundaries.
     """
 
@@ -74,9 +74,8 @@ class Points(NamedTuple):
 
     def mapped(self, function: Callable[[Tensor], Tensor]) -> "Points":
         """Map all points by a function of points ``[M, D]``, in one call."""
-        rows = torch.cat([self.test.flatten(0, 1), self.boundary.flatten(0, 1)])
-        moved, count = function(rows), self.test[..., 0].numel()
-        return Points(moved[:count].view_as(self.test), moved[count:].view_as(self.boundary))
+        moved, count = function(torch.cat([self.test, self.boundary.flatten(0, 1)])), len(self.test)
+        return Points(moved[:count], moved[count:].view_as(self.boundary))
 
 
 @dataclass(frozen=True)
@@ -222,9 +221,9 @@ class Coverage:
     """Fractions of test points and of data inside R transported boundaries.
 
     Attributes:
-        test: Fractions ``[S, 3, R]`` of test points, by repetition, stage and boundary.
-        fresh: Fractions ``[S, R]`` of fresh data inside the boundaries in data space.
-        changed: Fractions ``[S, 3, R]`` of test points that are inside and were outside in latent
+        test: Fractions ``[3, R]`` of test points, by stage and boundary.
+        fresh: Fractions ``[R]`` of fresh data inside the boundaries in data space.
+        changed: Fractions ``[3, R]`` of test points that are inside and were outside in latent
             space at the start, or the reverse.
     """
 
@@ -234,17 +233,13 @@ class Coverage:
 
     @property
     def columns(self) -> dict[str, Floats]:
-        """Fractions ``[S, R]`` of test points by stage, and of fresh data as ``fresh``."""
-        by_stage = {name: self.test[:, index] for index, name in enumerate(STAGES)}
-        return {**by_stage, "fresh": self.fresh}
+        """Fractions ``[R]`` of test points by stage, and of fresh data as ``fresh``."""
+        return {**dict(zip(STAGES, self.test, strict=True)), "fresh": self.fresh}
 
     @property
     def largest_change(self) -> Floats:
-        """Largest change ``[R]`` of the fraction of test points since the start.
-
-        The maximum is over stages and repetitions.
-        """
-        return np.asarray(np.abs(self.test - self.test[:, :1]).max(axis=(0, 1)))
+        """Largest change ``[R]`` of the fraction of test points since the start."""
+        return np.asarray(np.abs(self.test - self.test[:1]).max(axis=0))
 
 
 def measure_coverage(
@@ -257,7 +252,7 @@ def measure_coverage(
     Args:
         points: Test points of each stage in ``STAGES``.
         boundaries: Boundaries at each stage.
-        fresh: Fresh data ``[S, M, D]``, which are compared with the boundaries in data space.
+        fresh: Fresh data ``[M, D]``, which are compared with the boundaries in data space.
     """
     sides = torch.stack([membership(points[name].test, boundaries[name]) for name in STAGES])
     return Coverage(
@@ -265,28 +260,6 @@ def measure_coverage(
         fresh=_part(membership(fresh, boundaries["data"])),
         changed=_part(sides != sides[:1]),
     )
-
-
-def mean_and_two_std(values: Floats) -> tuple[Floats, Floats | None]:
-    """Return the mean and two standard deviations of values ``[S, ...]`` over S repetitions.
-
-    The standard deviations are None for one repetition.
-    """
-    spread = 2 * values.std(axis=0, ddof=1) if len(values) > 1 else None
-    return values.mean(axis=0), spread
-
-
-def statistics(values: Floats) -> dict[str, Any]:
-    """Summarize fractions ``[S, R]`` of S repetitions as plain lists.
-
-    The lists are the mean and two standard deviations over the repetitions, and all fractions.
-    """
-    mean, two_std = mean_and_two_std(values)
-    return {
-        "mean": mean.tolist(),
-        "two_std": None if two_std is None else two_std.tolist(),
-        "by_seed": values.tolist(),
-    }
 
 
 def summary(spheres: Spheres, coverage: Coverage, within: Floats) -> dict[str, Any]:
@@ -302,9 +275,9 @@ def summary(spheres: Spheres, coverage: Coverage, within: Floats) -> dict[str, A
         "radii": spheres.radii.tolist(),
         "exact": spheres.content().tolist(),
         "exact_within_boundary": within.tolist(),
-        "coverage": {name: statistics(values) for name, values in coverage.columns.items()},
+        "coverage": {name: values.tolist() for name, values in coverage.columns.items()},
         "largest_change": coverage.largest_change.tolist(),
-        "changed_sides": coverage.changed.max(axis=(0, 1)).tolist(),
+        "changed_sides": coverage.changed.max(axis=0).tolist(),
     }
 
 
@@ -321,12 +294,9 @@ def table(
     more = more or {}
     cells = [[f"{value:.2f}" for value in 100 * spheres.content()]]
     for values in coverage.columns.values():
-        mean, two_std = mean_and_two_std(100 * values)
-        cells.append([f"{value:.2f}" for value in mean])
-        if two_std is not None:
-            cells[-1] = [f"{a} ±{b:.2f}" for a, b in zip(cells[-1], two_std, strict=True)]
+        cells.append([f"{value:.2f}" for value in 100 * values])
     cells.append([f"{value:.3f}" for value in 100 * coverage.largest_change])
-    cells.append([f"{value:.3f}" for value in 100 * coverage.changed.max(axis=(0, 1))])
+    cells.append([f"{value:.3f}" for value in 100 * coverage.changed.max(axis=0)])
     rows = zip(spheres.names, *cells, *more.values(), strict=True)
     lines = [(*TABLE_HEAD, *more), *rows]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
@@ -338,37 +308,31 @@ def table(
 
 @dataclass(frozen=True)
 class Paired:
-    """Paired comparison of a network with the exact flow, for S repetitions and R boundaries.
+    """Paired comparison of a network with the exact flow, for R boundaries.
 
     Attributes:
-        exact: Fractions ``[S, R]`` of fresh data inside the boundaries of the exact flow.
-        difference: Excess ``[S, R]`` of the fractions inside the network's boundaries.
-        error: Standard errors of the difference ``[S, R]``.
+        exact: Fractions ``[R]`` of fresh data inside the boundaries of the exact flow.
+        difference: Excess ``[R]`` of the fractions inside the network's boundaries.
+        error: Standard errors of the difference ``[R]``.
     """
 
     exact: Floats
     difference: Floats
     error: Floats
 
-    @property
-    def whole_error(self) -> Floats:
-        """Standard error ``[R]`` of the mean over repetitions, which draw independent points."""
-        return np.asarray(np.sqrt(np.square(self.error).sum(axis=0)) / len(self.error))
-
     def summary(self) -> dict[str, Any]:
         """Return the comparison as plain lists, one value per radius, as fractions of 1."""
         return {
-            "fresh_exact": statistics(self.exact),
-            "difference": statistics(self.difference),
-            "standard_error": self.whole_error.tolist(),
+            "fresh_exact": self.exact.tolist(),
+            "difference": self.difference.tolist(),
+            "standard_error": self.error.tolist(),
         }
 
     def columns(self) -> dict[str, list[str]]:
         """Return further columns of the coverage table, in percentage points, by their headings."""
-        mean = 100 * self.difference.mean(axis=0)
         return {
-            "paired": [f"{value:+.3f}" for value in mean],
-            "s.e.": [f"{value:.3f}" for value in 100 * self.whole_error],
+            "paired": [f"{value:+.3f}" for value in 100 * self.difference],
+            "s.e.": [f"{value:.3f}" for value in 100 * self.error],
         }
 
     def arrays(self) -> dict[str, np.ndarray]:
@@ -384,7 +348,7 @@ def pair(fresh: Tensor, boundaries: list[Boundary], exact: list[Boundary]) -> Pa
     """Compare the fractions of fresh data inside the boundaries of a network and the exact flow.
 
     Args:
-        fresh: Fresh data ``[S, N, D]`` in data space.
+        fresh: Fresh data ``[N, D]`` in data space.
         boundaries: R boundaries that the network transported.
         exact: R boundaries that the exact flow transported from the same spheres.
     """
@@ -392,13 +356,13 @@ def pair(fresh: Tensor, boundaries: list[Boundary], exact: list[Boundary]) -> Pa
     more, fewer = _part(ours & ~theirs), _part(theirs & ~ours)
     difference = more - fewer
     variance = more + fewer - np.square(difference)
-    degrees = max(fresh.shape[1] - 1, 1)
+    degrees = max(len(fresh) - 1, 1)
     return Paired(_part(theirs), difference, np.sqrt(np.maximum(variance, 0) / degrees))
 
 
 def _part(sides: Tensor) -> Floats:
-    """Return means over the points of ``[..., S, N]`` as ``[S, ...]``."""
-    return np.asarray(sides.double().mean(dim=-1).movedim(-1, 0).cpu())
+    """Return means ``[...]`` over the points of ``[..., N]``."""
+    return np.asarray(sides.double().mean(dim=-1).cpu())
 
 
 @dataclass(frozen=True)
@@ -410,7 +374,7 @@ class CoverageResult:
         fractions: Fractions of points inside the boundaries.
         carried: Points at each stage, in the coordinates of the stage.
         boundaries: R boundaries at each stage, in standard deviations of the stage.
-        fresh: Fresh data ``[S, M, D]`` in data space.
+        fresh: Fresh data ``[M, D]`` in data space.
         calls: Number of network evaluations for the transported points.
         paired: Comparison with the boundaries that the exact flow transports from the same spheres;
             None if not requested.
@@ -433,6 +397,6 @@ class CoverageResult:
         return {
             **summary(self.spheres, self.fractions, within),
             "paired": self.paired.summary() if self.paired else None,
-            "fresh_pts": self.fresh.shape[1],
+            "fresh_pts": len(self.fresh),
             "denoiser_calls": self.calls,
         }

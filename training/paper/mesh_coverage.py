@@ -38,7 +38,7 @@ class CoverageExperiment:
         spheres: Spheres at the start.
         alpha: Radius of alpha shapes; None for boundaries that the flow transports.
         count: Number of test points.
-        seeds: Random seeds, one per repetition.
+        seed: Random seed.
         fresh: Function that draws points ``[M, D]`` of the data with a generator on the CPU.
     """
 
@@ -49,20 +49,17 @@ class CoverageExperiment:
     spheres: measure.Spheres
     alpha: float | None
     count: int
-    seeds: range
+    seed: int
     fresh: Callable[[torch.Generator], Tensor]
 
     def run(self, exact: ProbabilityFlow | None = None) -> measure.CoverageResult:
         """Transport and count the points; compare with an exact flow if one is given."""
         distribution, calls = self._gaussian, []
         simulator = self._simulator(self.flow)
-        # Test points of each seed, and vertices of the spheres, at the last time.
-        generators = (seeded_generator("cpu", seed, Stream.TEST_POINTS) for seed in self.seeds)
-        draws = torch.stack(
-            [distribution.sample(self.count, generator) for generator in generators]
-        )
+        # Test points, and vertices of the spheres, at the last time.
         start = measure.Points(
-            draws, self.spheres.vertices.to(distribution.variance) * distribution.std
+            distribution.sample(self.count, seeded_generator("cpu", self.seed, Stream.TEST_POINTS)),
+            self.spheres.vertices.to(distribution.variance) * distribution.std,
         )
 
         def generate(latents: Tensor) -> Tensor:
@@ -126,12 +123,9 @@ class CoverageExperiment:
         return self.distribution.unwhiten(x) if isinstance(self.distribution, LearnedLatents) else x
 
     def _fresh_data(self) -> Tensor:
-        """Return fresh points ``[S, M, D]`` in data space with the noise of the first time."""
+        """Return fresh points ``[M, D]`` in data space with the noise of the first time."""
         flow, first = self.flow, self.times[0]
-        draws = []
-        for seed in self.seeds:
-            generator = seeded_generator("cpu", seed, Stream.FRESH_POINTS)
-            clean = flow.to_eigen(self.fresh(generator).to(flow.device))
-            noisy = clean + flow.schedule.sample_noise(len(clean), first, generator)
-            draws.append(flow.to_data(flow.schedule.scale(first) * noisy, first))
-        return torch.stack(draws)
+        generator = seeded_generator("cpu", self.seed, Stream.FRESH_POINTS)
+        clean = flow.to_eigen(self.fresh(generator).to(flow.device))
+        noisy = clean + flow.schedule.sample_noise(len(clean), first, generator)
+        return flow.to_data(flow.schedule.scale(first) * noisy, first)

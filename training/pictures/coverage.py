@@ -10,7 +10,7 @@ from training.files.arrays import evenly, parameter, title_of
 from training.files.coverage import SavedCoverage
 from training.measure.reliability import TELLING
 from training.paper.containment import Boundary, gaussian_content
-from training.paper.coverage import STAGES, contents_within, mean_and_two_std
+from training.paper.coverage import STAGES, contents_within
 from training.pictures.content import Choice, Content, NumberTable, Result, judged
 from training.pictures.figure import (
     Band,
@@ -68,9 +68,8 @@ def content_of(path: Path, choice: Choice | None) -> Content:
 
 
 def _shares(saved: SavedCoverage) -> dict[str, np.ndarray]:
-    """Return fractions inside ``[R]`` by kind of points, averaged over seeds."""
-    values = [*saved.coverage.mean(axis=0), saved.fresh.mean(axis=0)]
-    return dict(zip(MARKERS, values, strict=True))
+    """Return fractions inside ``[R]`` by kind of points."""
+    return dict(zip(MARKERS, [*saved.coverage, saved.fresh], strict=True))
 
 
 def _table(saved: SavedCoverage) -> NumberTable:
@@ -85,7 +84,7 @@ def _table(saved: SavedCoverage) -> NumberTable:
 def _results(saved: SavedCoverage, of: str) -> list[Result]:
     """Return the largest errors of coverage of test points in data space, and of fresh data."""
     exact, shares, results = gaussian_content(saved.radii, saved.dim), _shares(saved), []
-    count = len(saved.fresh) * min(saved.count, saved.fresh_count)
+    count = min(saved.count, saved.fresh_count)
     errors = np.sqrt(exact * (1 - exact) / count)
     for what in ("test points, data", "fresh data"):
         off = shares[what] - exact
@@ -102,9 +101,8 @@ def _results(saved: SavedCoverage, of: str) -> list[Result]:
 
 def by_radius(saved: SavedCoverage, name: str, details: str) -> Figure:
     """Return coverage against radius, and below it the differences from the exact coverage."""
-    radii, seeds = saved.radii, len(saved.fresh)
-    fewest = min(saved.count, saved.fresh_count)
-    points = f"{saved.count:,} points" + (f", {seeds} seeds" if seeds > 1 else "")
+    radii, fewest = saved.radii, min(saved.count, saved.fresh_count)
+    points = f"{saved.count:,} points"
     if saved.fresh_count != saved.count:
         points += f", {saved.fresh_count:,} of fresh data"
     step = float(np.diff(radii).min()) if len(radii) > 1 else 0.5
@@ -122,16 +120,11 @@ def by_radius(saved: SavedCoverage, name: str, details: str) -> Figure:
         Rule(0, color=INK),
         Line([0, *radii], [0, *(100 * held)], MUTED, "drawn boundary", 1.0, dashed=True),
     ]
-    columns = [*np.moveaxis(saved.coverage, 1, 0), saved.fresh]
-    for index, (fractions, what) in enumerate(zip(columns, MARKERS, strict=True)):
+    for index, (what, fractions) in enumerate(_shares(saved).items()):
         marker, color, hollow = MARKERS[what]
-        mean, spread = mean_and_two_std(fractions)
-        above.append(Points(radii, mean, color, what, 6, marker, hollow=hollow))
-        x, off = radii + (index - (len(columns) - 1) / 2) * PART * step, 100 * (mean - expected)
-        if spread is not None:
-            label = f"±2 standard deviations of {seeds} seeds"
-            ends = off - 100 * spread, off + 100 * spread
-            below.append(Segments(x, x, *ends, color, label, 1.0))
+        above.append(Points(radii, fractions, color, what, 6, marker, hollow=hollow))
+        x = radii + (index - (len(MARKERS) - 1) / 2) * PART * step
+        off = 100 * (fractions - expected)
         below.append(Points(x, off, color, size=6, marker=marker, hollow=hollow))
     limits, label = (0.0, float(grid[-1])), "Mahalanobis radius"
     return Figure(

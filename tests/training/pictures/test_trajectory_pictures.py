@@ -403,9 +403,9 @@ def test_no_array_that_is_drawn_may_be_broken(tmp_path, save):
         (save_coverage, {"radii": np.array([1.0, 0.5, 2.0])}, "'radii' must be increasing"),
         (save_coverage, {"radii": np.array([1.5, 2.5, 4.0])}, "not on ellipsoids"),
         (save_coverage, {"boundary_latent": np.zeros((3, 32, 2))}, "not on ellipsoids"),
-        (save_coverage, {"coverage": np.full((1, 3, 3), 2.0)}, "outside 0 to 1"),
+        (save_coverage, {"coverage": np.full((3, 3), 2.0)}, "outside 0 to 1"),
         (save_coverage, {"boundary_data": np.full((3, 32, 2), 1e300)}, "values outside"),
-        (save_coverage, {"fresh_data": np.zeros((1, 200, 4))}, "4-D"),
+        (save_coverage, {"fresh_data": np.zeros((200, 4))}, "4-D"),
         (
             save_coverage,
             {"faces": unit_sphere(2, 32).faces[1:]},
