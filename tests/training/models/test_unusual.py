@@ -22,7 +22,7 @@ def stripes(tmp_path_factory):
         return np.clip(level + random.normal(0, 2, (count, 8, 8, 1)), 0, 255).astype(np.uint8)
 
     with quick_endings():
-        model = Images(images(200)).train(duration=0.001, cbase=4, cres="1", blocks=1, workers=0)
+        model = Images(images(200)).train(duration=0.001, cbase=4, cres="1", workers=0)
     path = folder / "held-out.npz"
     np.savez(path, images=images(99))
     return model, path, np.concatenate([images(1), random.integers(0, 256, (1, 8, 8, 1))])
