@@ -65,7 +65,6 @@ class Recipe:
         antithetic: Whether samples come in pairs of the same time and opposite noise. This helps
             only if both samples of a pair have the same point.
         ema_ramp: Largest half-life of the averaged weights as a fraction of the samples so far.
-        keep: Number of newest training states to keep.
         seed: Random seed.
     """
 
@@ -84,7 +83,6 @@ class Recipe:
     ls: float = _setting(1.0)
     antithetic: bool = _setting(False)
     ema_ramp: float = _setting(0.05)
-    keep: int = _setting(2)
     seed: int = _setting(0)
 
     def but(self: R, amounts: Mapping[str, Any]) -> R:
@@ -487,7 +485,7 @@ def describe_option_of_tables(name: str) -> str:
     """Describe the default values of an option in the recipes for tables, for its help text.
 
     Args:
-        name: Name of the option. If it starts with ``cond_``, only recipes with conditions count.
+        name: Name of the option.
     """
     few, many, narrow = FEW_ROWS - 1, MANY_ROWS, WIDE // 2
     rows, both = f"under {FEW_ROWS} rows", f"under {FEW_ROWS} rows and {WIDE} columns"
@@ -499,8 +497,6 @@ def describe_option_of_tables(name: str) -> str:
         "--cond": fitted_to_table(many, narrow, {}, conditions=1),
         given: fitted_to_table(few, narrow, {}, conditions=1),
     }
-    if name.startswith("cond_"):
-        recipes = {"": recipes["--cond"], rows: recipes[given]}
     # A value that equals that of a broader kind is not repeated.
     broader = {both: rows, given: "--cond"}
     values = {kind: getattr(recipe, name) for kind, recipe in recipes.items()}

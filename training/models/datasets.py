@@ -72,7 +72,7 @@ from training.settings.training import ToyTrainSettings
 from training.subjects import RecordFlow, Training
 from training.subjects.parameter_priors import ParameterPrior
 
-OWN = ("data", "data_name", "augment_to", "outdir", "nosubdir", "network", "refit_latent_law")
+OWN = ("data", "data_name", "augment_to", "outdir", "nosubdir")
 """Options that ``train`` does not take from Python."""
 IN_MEMORY = Path("images.npz")
 """Name of images in memory."""

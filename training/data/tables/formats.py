@@ -337,10 +337,9 @@ class TableChoices(RowChoices):
         dataset: Name of the column that identifies the dataset of each trial; None if each row has
             its own parameters.
         missing: Method for missing values, a name in ``MISSING``: refuse missing values, drop their
-            rows, impute the mean, or keep missing values. Missing values can be kept in the data of
-            trials only; for other columns, ``NotNumbers`` is raised, and the table is read as
-            records. Infinite values, for example of failed simulations, are missing too, but are
-            never kept.
+            rows, impute the mean, or keep missing values. To keep them, ``NotNumbers`` is raised,
+            and the table is read as records. Infinite values, for example of failed simulations,
+            are missing too.
         dequantize: Whether to detect discrete columns, whose values are dequantized in training.
         bounds: Lower and upper bounds by column, infinite where there is no bound.
         kept: Fraction of the rows for the calibration set, which neither training nor validation
@@ -354,16 +353,6 @@ class TableChoices(RowChoices):
     dequantize: bool = True
     bounds: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     kept: float = 0.0
-
-    def holes(self, names: Sequence[str]) -> list[int]:
-        """Return the indices of columns that may keep missing values, which are data of trials.
-
-        Args:
-            names: Names of all columns.
-        """
-        if self.missing != "keep" or self.dataset is None:
-            return []
-        return [names.index(name) for name in self.conditions]
 
 
 LONGEST_LINE = 4 << 20
