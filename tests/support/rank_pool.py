@@ -84,8 +84,10 @@ class RankPool:
     def close(self):
         for rank, process in zip(self._ranks, self._processes, strict=True):
             rank.close()
-            process.join(LAST_WORDS)
+            # A forked process, such as a data loader's, may hold this end of the pipe open, and the
+            # rank would wait for its end in vain.
             process.kill()
+            process.join()
         self._ranks, self._processes = [], []
 
     def _start(self):

@@ -153,6 +153,7 @@ def quick_endings():
         mock.patch("training.subjects.subject.Subject.pool", 512),
         mock.patch("training.subjects.images.ImageFlow.pool", 128),
         mock.patch("training.models.inference.LEARNED_POOL", 512),
+        mock.patch("training.models.densities.ASCENT", 6),
         mock.patch.dict("training.inference.sampling.WARMUP", elliptical=3, hmc=3),
     ):
         yield
