@@ -162,7 +162,6 @@ CASES = [
         ["not below the height"],
     ),
     ("dataset_tool", "--dest={out}/x.tar", 2, ["ends in .zip", "not end in .tar"]),
-    ("dataset_tool", "--patch=8", 2, ["--patch is only for --source=patches"]),
     ("dataset_tool", "--first-image=5000", 1, ["has 1797 images, but --first-image skips 5000"]),
     # Posteriors.
     ("rounds", "--simulator={here}/none.py:f --bounds=a:0:1", 2, ["--simulator", "none.py:f"]),

@@ -254,7 +254,7 @@ def test_two_ranks_train_what_one_does(two_ranks, houses, tmp_path):
         given = (*place, *few, "--lr=0.001", "--dropout=0")
         text = good(run(train, *given)).out.splitlines()
         choices.append([line for line in text if "nats on validation" in line or "Chosen" in line])
-    assert len(choices[0]) == 4
+    assert len(choices[0]) == 7
     assert choices[0] == choices[1]
     assert_same(outcome(tmp_path / "both"), outcome(tmp_path / "one"), 1e-5)
 

@@ -155,7 +155,7 @@ def test_a_finished_run_can_be_extended_and_not_made_shorter(train):
 
 def test_each_point_is_used_twice_with_opposite_noise_beside_further_points(train):
     step = Trainer.accumulate
-    for given, pairs, count in ((), True, OTHERS), (("--no-antithetic", "--others=0"), False, 0):
+    for given, pairs, count in ((), True, OTHERS), (("--others=0",), False, 0):
         with mock.patch.object(Trainer, "accumulate", autospec=True, side_effect=step) as steps:
             train("--data_name=circles", *given)
         _, batch, draws, _ = steps.call_args_list[0].args

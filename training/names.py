@@ -58,8 +58,8 @@ TOY_NAMES = (
 )
 TRANSFORMS = ("center-crop", "center-crop-wide")
 PATCHES, HELD_OUT_PATCHES = "patches", "patches:held-out"
-PATCH, SIDES = 16, (4, 64)
-"""Default side of patches of photographs, in pixels, and its smallest and largest value."""
+PATCH = 16
+"""Side of patches of photographs, in pixels."""
 HEADERS = ("auto", "yes", "no")
 """Values of the option that states whether the first row of a text file names the columns."""
 MISSING = ("keep", "refuse", "drop", "mean")

@@ -225,7 +225,6 @@ class TableRecipe(Recipe):
         weight_decay: Weight decay of the optimizer.
         gamma0: Noise variance at time 0, in squared units of standardized columns.
         patience: Number of reports without a better validation score after which training stops.
-        ensemble: Number of networks that are trained together.
         cond_waves: Number of frequencies of the sinusoidal features of each condition, which are
             network inputs.
         optimizer: Name of the optimizer.
@@ -237,7 +236,6 @@ class TableRecipe(Recipe):
     weight_decay: float = 0.0
     gamma0: float
     patience: int = 15
-    ensemble: int = 1
     cond_waves: int = 0
     optimizer: str = ADAM
 
@@ -249,7 +247,7 @@ class TableRecipe(Recipe):
     @property
     def useful_threads(self) -> int | None:
         """Largest useful number of CPU threads; None for no limit."""
-        small = self.batch * self.width * self.ensemble <= ONE_THREAD
+        small = self.batch * self.width <= ONE_THREAD
         return 1 if small else None
 
 
@@ -472,9 +470,8 @@ def describe_table_recipe(recipe: TableRecipe, rows: int, dim: int, conditions: 
     )
     given = f" given {conditions} conditions" if conditions else ""
     passes = recipe.duration * 1e6 / rows
-    networks = f"{recipe.ensemble} networks of " if recipe.ensemble > 1 else ""
     return (
-        f"Recipe for {rows} rows of {dim} columns{given}: {networks}{recipe.depth} layers "
+        f"Recipe for {rows} rows of {dim} columns{given}: {recipe.depth} layers "
         f"of {recipe.width} units{careful}; {recipe.duration:g} M samples ({passes:.3g} "
         f"passes) in batches of {recipe.batch}, learning rate {recipe.lr:g}, gamma0 "
         f"{recipe.gamma0:g}, patience {recipe.patience} reports; options override it"

@@ -162,7 +162,7 @@ def use_records(path):
 
 
 def use_texts_to_convert(path):
-    records, _ = SurveyedTable.from_cells(open_cells(path), RecordChoices(calendar=True)).records()
+    records, _ = SurveyedTable.from_cells(open_cells(path), RecordChoices()).records()
     assert not np.isinf(records.values).any()
     assert all(len(column) == len(records) for column in texts_of(records)[1])
 

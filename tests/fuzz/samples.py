@@ -163,7 +163,7 @@ def records():
     with TemporaryDirectory() as folder:
         path = Path(folder) / "a.csv"
         save_texts(path)
-        made, _ = SurveyedTable.from_cells(open_cells(path), RecordChoices(calendar=True)).records()
+        made, _ = SurveyedTable.from_cells(open_cells(path), RecordChoices()).records()
     return _saved(lambda path: save_records(path, made))
 
 

@@ -79,7 +79,7 @@ def simulations(tmp_path_factory):
     y = write_simulations(source)
     made = ("--conditions=y 1,y2", "--bounds=a:-1:1", "--held-out=0.2", f"--source={source}")
     good(run_script(dataset_tool, *made, f"--dest={folder / 'runs.npz'}"))
-    how = ("--cond", "--ensemble=2", "--bounded=reject", "--cond_shape=1x2")
+    how = ("--cond", "--bounded=reject", "--cond_shape=1x2")
     trained(folder / "run", train, f"--data={folder / 'runs.npz'}", *SMALL, *how)
     shutil.copy(folder / "run" / "network-snapshot-000004.pkl", folder / "network.pkl")
     write_csv(folder / "seen.csv", SIMULATION_NAMES[2:], y[:3])

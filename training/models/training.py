@@ -402,16 +402,12 @@ def shared_arguments(
         seed=settings.run.seed,
     )
     calibrate = calibration.wanted(precond, calibrates)
-    if settings.distribution.latent_law == "learned" and precond != "ifs":
-        raise UsageError(f"--latent_law=learned needs precond=ifs, not {precond}")
     return {
         "model_config": choices,
         "data_dim": settings.flow.data_dim,
         "amounts": settings.recorded(),
         "calibrate": calibrate,
-        "learns_latents": settings.distribution.latent_law != "gaussian"
-        if precond == "ifs"
-        else None,
+        "inflates": precond == "ifs",
         "dry_run": settings.run.dry_run,
     }
 

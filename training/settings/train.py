@@ -9,7 +9,6 @@ from training.settings.declared import Declared, option, options_of
 from training.settings.shared import InflationOptions
 from training.settings.training import (
     CalibrationOptions,
-    LatentLawOptions,
     RunOptions,
     TrainingOptions,
     require_named,
@@ -96,11 +95,6 @@ class TableOptions(Declared, section="Tables", of_kind=names.TABLE):
         default=names.AUTO,
         help="With --cond: treatment of bounded columns. map: map them to the real line; "
         "reject: reject draws beyond the bounds; auto: chosen on validation rows.",
-    )
-    ensemble: int | None = option(
-        type=Whole(1, 64),
-        unset="1",
-        help="Number of networks that are trained together; their outputs are averaged.",
     )
     cond_shape: tuple[int, ...] | None = option(
         type=SHAPE,
@@ -260,7 +254,6 @@ class TrainSettings(
     table: TableOptions = options_of(TableOptions)
     training: ImageTrainingOptions = options_of(ImageTrainingOptions)
     calibration: ImageCalibrationOptions = options_of(ImageCalibrationOptions)
-    distribution: LatentLawOptions = options_of(LatentLawOptions)
     run: RunOptions = options_of(RunOptions)
 
     def __post_init__(self) -> None:
@@ -279,7 +272,7 @@ class TrainSettings(
         Args:
             what: Description of the data set, for the message.
         """
-        for name in ("marginals", "bounded", "ensemble", "cond", "likelihood", "cond_shape"):
+        for name in ("marginals", "bounded", "cond", "likelihood", "cond_shape"):
             if name in self.given:
                 raise UsageError(
                     f"--{name} is for flows of whole rows, but {what} is trained for conditional "

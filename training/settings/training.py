@@ -64,17 +64,6 @@ class TrainingOptions(Declared, section="Training"):
     )
 
 
-class LatentLawOptions(Declared, section="Calibration"):
-    """Options for the distribution of the latents."""
-
-    latent_law: str | None = option(
-        type=choice(("learned", "gaussian")),
-        unset="learned if dimensions are compressed, else gaussian",
-        help="Distribution of the latents that generation starts from. learned: fitted to "
-        "encoded training data; gaussian: the Gaussian in closed form.",
-    )
-
-
 class CalibrationOptions(Declared, section="Calibration"):
     """Options for the calibration of the network."""
 
@@ -204,10 +193,7 @@ class ToyOptions(Declared, section="Data"):
         type=Whole(min=0),
         unset=f"{names.OTHERS} in up to {names.MOST_AVERAGED} dimensions, else 0",
         help="Number of additional points over which each training target is averaged; 0: no "
-        "averaging",
-    )
-    antithetic: bool = option(
-        default=True, help="Use each training point twice, with noise of opposite sign."
+        "averaging, and independent noise instead of pairs of opposite noise, as published",
     )
 
 
@@ -264,7 +250,6 @@ class ToyTrainSettings(
         TrainingOptions, unset={name: _of_recipes(name) for name in OF_TOYS}
     )
     calibration: CalibrationOptions = options_of(CalibrationOptions)
-    distribution: LatentLawOptions = options_of(LatentLawOptions)
     run: RunOptions = options_of(RunOptions, defaults=asdict(TOY))
 
     def require_complete(self) -> None:

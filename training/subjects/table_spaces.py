@@ -396,13 +396,9 @@ class Preparation:
     def pilot(self, space: Space, steps: int) -> float:
         """Return the held-out log density, nats per row, after at most ``steps`` training steps."""
         coordinates = self.coordinates(space)
-        # Members of an ensemble learn alike, so one is enough.
-        own = self.model_config.network_arguments.items()
-        arguments = {name: value for name, value in own if name != "members"}
-        alone = replace(self, model_config=replace(self.model_config, network_arguments=arguments))
         steps = min(steps, self.recipe.steps)
         shorter = replace(
-            alone, recipe=replace(self.recipe, duration=steps * self.recipe.batch / 1e6)
+            self, recipe=replace(self.recipe, duration=steps * self.recipe.batch / 1e6)
         )
         model, held_out = shorter.trained(coordinates)
         nats = held_out.score(model).nats

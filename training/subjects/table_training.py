@@ -246,9 +246,7 @@ class TableTraining(Training):
 
     def _network_arguments(self) -> dict[str, Any]:
         """Return arguments of the network's constructor."""
-        # Options left out are not written, so that networks without them keep their description.
-        several = {"members": self.recipe.ensemble} if self.recipe.ensemble > 1 else {}
-        return {**self.recipe.layers, **self._of_conditions(), **several}
+        return {**self.recipe.layers, **self._of_conditions()}
 
     def _preparation(self, device: torch.device) -> Preparation:
         """Return the table as prepared for its training."""

@@ -1,7 +1,7 @@
 """Toys: trainings, and flows of a network, of the toy's exact denoiser, or of a set of points."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -64,7 +64,8 @@ class ToyTraining(Training):
         """Recipe of the training, which depends on the dimension and ``averaged_over``."""
         recipe = recipes.AVERAGED_PLANE if self.toy.dim <= recipes.PLANE else recipes.AVERAGED_SPACE
         recipe = recipe if self.model_config.network == "mlp" else recipes.AVERAGED_TOY
-        return (recipe if self.averaged_over else recipes.TOY).but(self.amounts)
+        recipe = (recipe if self.averaged_over else recipes.TOY).but(self.amounts)
+        return replace(recipe, antithetic=False) if self.others == 0 else recipe
 
     def start(self, device: torch.device, resumed: Resumed | None) -> Start:
         """Return the start of the training, with the toy's exact eigenbasis.

@@ -67,8 +67,7 @@ class Training(ABC):
             the amount in the recipe; unknown names are ignored.
         data_dim: Expected dimension of the data, as a check.
         calibrate: Whether the trained network is calibrated.
-        learns_latents: Whether compressed latents get a learned distribution instead of the
-            Gaussian; None for models without compressed latents.
+        inflates: Whether the model is an inflationary flow, whose latents are tested and learned.
         dry_run: Whether the training is only described.
         benchmarks: Whether cuDNN searches for its fastest kernels.
     """
@@ -77,7 +76,7 @@ class Training(ABC):
     amounts: Mapping[str, Any]
     data_dim: int | None = None
     calibrate: bool = False
-    learns_latents: bool | None = None
+    inflates: bool = False
     dry_run: bool = False
     benchmarks: bool = False
     calibrates: ClassVar[bool] = True
@@ -96,8 +95,8 @@ class Training(ABC):
         return plan if self.calibrate else None
 
     def distribution(self, plan: LatentPlan) -> LatentPlan | None:
-        """Return the plan for the base distribution; None if it is not learned."""
-        return None if self.learns_latents is None else replace(plan, learned=self.learns_latents)
+        """Return the plan for the base distribution; None for other models."""
+        return plan if self.inflates else None
 
     @property
     def useful_threads(self) -> int | None:

@@ -49,7 +49,7 @@ from training.models.draws import PosteriorDraws
 from training.models.reports import warn_if_longer
 
 SHORT = {"duration": 0.004, "batch": 256, "seed": 3}
-SHORT |= {"calibrate": False, "latent_law": "gaussian"}
+SHORT |= {"calibrate": False}
 FEW = {"duration": 0.0004, "width": 8, "depth": 1, "batch": 100}
 ROWS = np.random.default_rng(0).normal(size=(60, 3)) @ [[1, 1, 0], [0, 1, 0], [0, 0, 3.0]]
 NAMES = ["a", "b", "c"]
@@ -185,7 +185,6 @@ def test_what_cannot_be_trained_is_said_in_a_sentence(tmp_path):
         (Table, {"bounds": {"0": 5}}),
         (Table, {"missing_values": "-9"}),
         (Table, {"types": ["0"]}),
-        (Table, {"max_rows": -5}),
         (Table, {"name": ""}),
         (Table, {"name": "my table"}),
         (Table, {"name": None}),
@@ -216,7 +215,6 @@ def test_a_table_is_trained_on_as_its_cells_require_and_why_is_logged(tmp_path, 
     np.testing.assert_array_equal(again.rows.values, table.rows.values)
     words = Table.open(frame.assign(garden=["yes", "no"] * (len(frame) // 2)))
     assert words.why == "table: column 'garden' has other values than numbers"
-    assert len(Table.open(frame, max_rows=40)) == 40
     refused = refusal(Table.open, holes, conditions=NAMES[:1], kind=UsageError)
     assert "conditions is for tables of numbers without missing values" in refused
     assert "missing" in refusal(Table.open, holes, missing="refuse")
@@ -434,7 +432,6 @@ def test_what_a_simulator_gave_is_parameters_given_data(conditional):
 
 
 @quick_endings()
-@in_coordinates(linear_start="on")
 def test_a_learned_likelihood_corrects_posteriors_if_the_prior_is_known(caplog):
     random = np.random.default_rng(0)
     theta = random.uniform(-1, 1, size=(600, 1))

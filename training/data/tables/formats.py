@@ -304,7 +304,6 @@ class RowChoices:
 
     Attributes:
         missing: Method for missing values, a name in ``MISSING``.
-        max_rows: Maximum number of rows to read from the start of the table; None for all rows.
         held_out: Fraction of the rows that is held out of training, for validation.
         seed: Random seed of the split.
 
@@ -313,14 +312,12 @@ class RowChoices:
     """
 
     missing: str = "keep"
-    max_rows: int | None = None
     held_out: float = 0.1
     seed: int = 0
 
     def __post_init__(self) -> None:
         if self.missing not in MISSING:
             raise UsageError(f"missing is {self.missing!r}: give one of {', '.join(MISSING)}")
-        natural("max_rows", self.max_rows or 0)
         natural("seed", self.seed)
         given: object = self.held_out
         if not (isinstance(given, Real) and 0 <= float(given) <= 1):
@@ -340,7 +337,6 @@ class TableChoices(RowChoices):
             rows, impute the mean, or keep missing values. To keep them, ``NotNumbers`` is raised,
             and the table is read as records. Infinite values, for example of failed simulations,
             are missing too.
-        dequantize: Whether to detect discrete columns, whose values are dequantized in training.
         bounds: Lower and upper bounds by column, infinite where there is no bound.
         kept: Fraction of the rows for the calibration set, which neither training nor validation
             uses.
@@ -350,7 +346,6 @@ class TableChoices(RowChoices):
     covariates: Sequence[str] = ()
     dataset: str | None = None
     missing: str = "refuse"
-    dequantize: bool = True
     bounds: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     kept: float = 0.0
 

@@ -273,7 +273,7 @@ def make_table(source: ForeignTable, choices: TableChoices) -> tuple[DataTable, 
         if name != choices.dataset
     }
     if holes and choices.missing == "mean":
-        _fill_in(columns_of, holes, marginals, choices.dequantize, lines)
+        _fill_in(columns_of, holes, marginals, lines)
     lines += describe_atoms(marginals)
     condition_columns = _known(condition_names, marginals, choices)
     order = names
@@ -282,8 +282,7 @@ def make_table(source: ForeignTable, choices: TableChoices) -> tuple[DataTable, 
         values, names = narrowed(values, kept), [names[index] for index in kept]
     columns = _known(names, marginals, choices)
     _require_inside(columns, choices.bounds, values, source.name)
-    if choices.dequantize:
-        lines += describe_steps({name: marginals[name] for name in names})
+    lines += describe_steps({name: marginals[name] for name in names})
     held_out, beside = _parted(len(first), choices)
     if datasets is not None:
         held_out, beside = held_out[datasets], beside[datasets]
@@ -362,7 +361,7 @@ def _known(
     columns = []
     for name in names:
         one, (low, high) = marginals[name], choices.bounds.get(name, (-inf, inf))
-        step, offset = (one.step, one.offset) if choices.dequantize else (0.0, 0.0)
+        step, offset = one.step, one.offset
         # A value represents a bin, which can reach half a step beyond the bound.
         columns.append(Column.of_numbers(name, step, offset, low - step / 2, high + step / 2))
     return columns
@@ -422,7 +421,6 @@ def _collected(
     def sound() -> Iterator[np.ndarray]:
         nonlocal read, holes
         for block in source.blocks():
-            block = block if choices.max_rows is None else block[: choices.max_rows - read]
             _require_sound(block, source, choices, read)
             missing = ~np.isfinite(block)
             holes += int(missing.sum())
@@ -432,8 +430,6 @@ def _collected(
                 numbers.append(first + whole)
                 block = block[whole]
             yield block
-            if read == choices.max_rows:
-                break
 
     places = [[source.names.index(name) for name in own] for own in roles]
     parts = joined(sound(), len(source.names), places)
@@ -500,7 +496,6 @@ def _fill_in(
     columns: Mapping[str, np.ndarray],
     holes: Mapping[str, np.ndarray],
     marginals: Mapping[str, Marginal],
-    stepwise: bool,
     lines: list[str],
 ) -> None:
     """Impute missing values by means, rounded to steps in discrete columns."""
@@ -508,7 +503,7 @@ def _fill_in(
     for name, places in holes.items():
         column, one = columns[name], marginals[name]
         mean = np.delete(column, places).mean()
-        if stepwise and one.step:
+        if one.step:
             mean = one.offset + one.step * np.round((mean - one.offset) / one.step)
         column[places] = mean
         spikes.append(f"{name} ({len(places)} rows, {len(places) / len(column):.2%})")
