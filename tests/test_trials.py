@@ -23,8 +23,9 @@ from training.data.tables.schema import Dropped
 from training.files.population import SavedPopulation
 from training.inference.population import Population
 from training.models import hierarchical
-from training.models.comparison import Comparison, report
+from training.models.comparison import report
 from training.models.hierarchical import numbers_of
+from training.models.results import ModelEvidence
 from training.subjects.likelihoods import LearnedLikelihood
 from training.trained.network import TrainedNetwork
 
@@ -160,11 +161,20 @@ def test_models_are_compared(shelf, tmp_path):
 
 
 def test_errors_of_evidences_are_said_to_leave_out_that_likelihoods_are_learned(caplog):
-    numbers = torch.tensor([[1.0, 2.0], [1.0, 3.0]]).double()
-    shifts = torch.tensor([[0.02, 0.01], [0.13, 0.04]]).double()
+    numbers = np.array([[1.0, 2.0], [1.0, 3.0]])
+    shifts = np.array([[0.02, 0.01], [0.13, 0.04]])
     with caplog.at_level(logging.INFO):
-        nothing = 0 * numbers
-        report(Comparison(["one", "two"], numbers, nothing, nothing, numbers > 0, shifts, {}))
+        report(
+            ModelEvidence(
+                names=["one", "two"],
+                log_evidence=numbers,
+                error=0 * numbers,
+                probability=0 * numbers,
+                converged=numbers > 0,
+                shifts=shifts,
+                facts={},
+            )
+        )
     *_, said = caplog.messages
     assert "only sampling noise. Errors of the learned likelihoods come in addition" in said
     assert "Errors of one may shift the posterior means of observation 2 by 0.13 standard" in said
