@@ -44,7 +44,7 @@ def cell(name: str, schedule: str, seed: int) -> Figures:
     same = {amount: getattr(recipe, amount) for amount in OF_TOYS}
     options: dict[str, dict[str, Any]] = {
         "default": {},
-        "published": {"others": 0, "antithetic": False, **same},
+        "published": {"others": 0, **same},
     }
     figures: Figures = {}
     for way in WAYS:

@@ -35,7 +35,7 @@ GENERATION = (24, "exp_ab2")
 """Steps and solver of generation; a step is one network evaluation."""
 SMALL: dict[str, Any] = {
     **{"cbase": 16, "augment": 0, "batch": 64, "calibrate": False, "precision": "fp32"},
-    **{"latent_law": "gaussian", "cache": True, "workers": 0},
+    **{"cache": True, "workers": 0},
 }
 
 
@@ -198,7 +198,9 @@ class Judge:
             options |= {"dims_to_keep": kept, "tmax": round(whole.default_t_max() / (2 - GAP), 2)}
         if kept not in (EDM, self.basis.dim):
             options |= {"g_type": "constant_inflation_gap", "inflation_gap": gap}
-        return Images(self.pixels.permute(0, 2, 3, 1).numpy()).train(**options)
+        model = Images(self.pixels.permute(0, 2, 3, 1).numpy()).train(**options)
+        model.learned = None  # the paper's latents are Gaussian
+        return model
 
 
 judge_of = cache(Judge)

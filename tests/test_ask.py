@@ -348,7 +348,7 @@ def test_one_question_is_answered_alone(sold, tmp_path):
     made, truth = read_csv(tmp_path / "made.csv"), shop()
     assert made["gift_is_yes"][truth["price"].between(0, 14)].mean() < 0.4
     refused(run_script(train, data, out, "--ask=colour", *QUICK), 2, "no such column")
-    refused(run_script(train, data, out, "--whiten=pca", *QUICK), 2, "whole rows")
+    refused(run_script(train, data, out, "--marginals=ranks", *QUICK), 2, "whole rows")
 
 
 def test_what_is_made_of_a_column_does_not_answer_for_it(tmp_path):

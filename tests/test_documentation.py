@@ -35,7 +35,7 @@ FEW = {
     "toy_pfODE_int": ["--total_samples=50", "--steps=2"],
     "train": [
         *("--duration=0.00001", "--batch=8", "--cbase=16", "--cres=1", "--workers=0"),
-        *("--no-calibrate", "--latent_law=gaussian"),
+        "--no-calibrate",
     ],
     "pfODE_int": ["--bs=8", "--n_iters=2"],
     "visualize": ["--no-animation"],

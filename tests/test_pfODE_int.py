@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-import info
 import pfODE_int
 import toy_mesh_exps
 import toy_pfODE_int
@@ -309,38 +308,11 @@ def distributions(tmp_path_factory):
     """Hardly trained ones of circles: that keep one dimension, with and without a law; and both."""
     folder = tmp_path_factory.mktemp("laws")
     found = {}
-    for name, kept, distribution in (("plain", 1, "gaussian"), ("PRP", 2, "learned")):
-        given = ("--data_name=circles", f"--dims_to_keep={kept}", f"--latent_law={distribution}")
+    for name in ("law",):
+        given = ("--data_name=circles", "--dims_to_keep=1")
         trained(folder / name, toy_train, *TINY, *given)
         found[name] = network_file(folder / name)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("training.subjects.toys.MOST", 1000)
-        given = (f"--network={found['plain']}", "--refit_latent_law")
-        refit = run_script(toy_train, *given, whole=True)
-    assert refit.code == 0
-    found["law"] = found["plain"].with_name(f"{found['plain'].stem}-law.pkl")
-    assert f"Wrote {found['law']}" in refit.out
     return found
-
-
-def test_a_refit_changes_nothing_but_the_law_and_has_to_make_sense(distributions):
-    text = run_script(info, distributions["law"]).out
-    assert "Gaussian mixtures of 12 components given the kept latents" in text
-    plain, distribution = (TrainedNetwork.load(distributions[name]) for name in ("plain", "law"))
-    assert plain.learned is None
-    assert distribution.learned is not None
-    weights, same = (model.denoiser.state_dict() for model in (plain, distribution))
-    assert all(torch.equal(weights[name], same[name]) for name in weights)
-    assert (plain.architecture, plain.about) == (distribution.architecture, distribution.about)
-    plain, preserving = distributions["plain"], distributions["PRP"]
-    for arguments, part in (
-        ((f"--network={plain}",), "need each other"),
-        (("--refit_latent_law",), "need each other"),
-        ((f"--network={plain}", "--refit_latent_law"), "exists: move the file"),
-        ((f"--network={preserving}", "--refit_latent_law"), "does not compress any of its 2"),
-        ((f"--network={plain}", "--refit_latent_law", "--data_name=moons"), "moons"),
-    ):
-        refused(run_script(toy_train, *arguments), 2, part)
 
 
 def test_generation_draws_from_the_learned_law(distributions, tmp_path):

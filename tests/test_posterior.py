@@ -16,7 +16,15 @@ from tests.support.commands import COMMANDS
 from tests.support.finished_runs import write_csv
 from tests.support.image_models import image_model, save_image_model, write_image_set
 from tests.support.outcomes import assert_same, drawn, only_json, outcome
-from tests.support.running import good, quick_endings, refused, run_script, starter, trained
+from tests.support.running import (
+    good,
+    in_coordinates,
+    quick_endings,
+    refused,
+    run_script,
+    starter,
+    trained,
+)
 from torch_utils.results import load_arrays, load_json
 from training import rounds
 from training.data.images.dataset import ImageDataset
@@ -267,8 +275,8 @@ def table(tmp_path_factory):
     data, points = folder / "rows.npz", np.random.default_rng(0).normal(size=(100, 2))
     points[:, 1] = 50 + 10 * points[:, 1]
     np.savez(data, points=points, names=["length", "weight"], held_out=np.arange(100) % 4 == 0)
-    plain = ("--marginals=none", "--whiten=zca", "--keep=9")
-    trained(folder, train, f"--data={data}", *finished_runs.SMALL, *plain)
+    with in_coordinates(marginals="none", whiten="zca"):
+        trained(folder, train, f"--data={data}", *finished_runs.SMALL)
     return data, folder / "network-snapshot-000004.pkl"
 
 

@@ -18,7 +18,7 @@ import train
 from tests.support.finished_runs import HOUSE_NAMES, PLAIN, SMALL, write_csv, write_houses
 from tests.support.image_runs import equal, load, stats
 from tests.support.outcomes import assert_same, only_json, outcome
-from tests.support.running import contents, good, refused, run_script
+from tests.support.running import contents, good, in_coordinates, refused, run_script, trained
 from torch_utils import distributed
 from torch_utils.results import load_arrays
 from torch_utils.snapshots import read_network, write_network
@@ -223,12 +223,11 @@ def test_misfits_of_network_and_table_are_told(network, houses, tmp_path, caplog
 
 def test_tables_calibrate_on_held_out_rows(houses_run, houses, tmp_path):
     folder = tmp_path / "run"
-    training = (train, f"--data={houses}", "--nosubdir", *SMALL, *PLAIN)
-    how = ("--calibrate", "--calibration_fit=path")
-    good(run_script(*training, f"--outdir={folder}", *how))
+    with in_coordinates(**PLAIN):
+        trained(folder, train, f"--data={houses}", *SMALL, "--calibrate")
     plain, calibrated = (load(place).denoiser for place in (houses_run, folder))
     assert plain.calibration is None
-    assert calibrated.calibration.slopes.any()
+    assert (calibrated.calibration.gains != 1).any()
     assert equal(plain.network.state_dict(), calibrated.network.state_dict())
     assert "The calibration is fitted to 60 held-out rows" in (folder / "log.txt").read_text()
     saved = (only_json(place, "training_options.json") for place in (houses_run, folder))
@@ -248,14 +247,14 @@ def test_a_run_is_resumed_with_its_own_table_only(houses_run, houses):
 @pytest.mark.slow
 def test_two_ranks_train_what_one_does(two_ranks, houses, tmp_path):
     # Batches that two ranks cannot halve, and no dropout, which each rank draws for itself.
-    few = ("--width=16", "--depth=1", "--batch=51", "--duration=0.002", "--tick=1", "--whiten=zca")
+    few = ("--width=16", "--depth=1", "--batch=51", "--duration=0.002", "--tick=1")
     choices = []
     for name, run in (("one", run_script), ("both", two_ranks.run)):
         place = (f"--outdir={tmp_path / name}", "--nosubdir", f"--data={houses}")
         given = (*place, *few, "--lr=0.001", "--dropout=0")
         text = good(run(train, *given)).out.splitlines()
         choices.append([line for line in text if "nats on validation" in line or "Chosen" in line])
-    assert len(choices[0]) == 4
+    assert len(choices[0]) == 7
     assert choices[0] == choices[1]
     assert_same(outcome(tmp_path / "both"), outcome(tmp_path / "one"), 1e-5)
 

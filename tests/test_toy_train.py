@@ -45,7 +45,7 @@ def calibration(network):
 
 
 def test_only_the_last_network_is_calibrated(train):
-    how = ("--duration=0.002", "--tick=1", "--snap=1", "--tmin=0.5", "--calibration_fit=path")
+    how = ("--duration=0.002", "--tick=1", "--snap=1", "--tmin=0.5")
     folder = train("--data_name=s_curve", *how, size=FEW)
     first, last = (calibration(folder / f"network-snapshot-00000{kimg}.pkl") for kimg in (1, 2))
     assert first == {}
@@ -155,7 +155,7 @@ def test_a_finished_run_can_be_extended_and_not_made_shorter(train):
 
 def test_each_point_is_used_twice_with_opposite_noise_beside_further_points(train):
     step = Trainer.accumulate
-    for given, pairs, count in ((), True, OTHERS), (("--no-antithetic", "--others=0"), False, 0):
+    for given, pairs, count in ((), True, OTHERS), (("--others=0",), False, 0):
         with mock.patch.object(Trainer, "accumulate", autospec=True, side_effect=step) as steps:
             train("--data_name=circles", *given)
         _, batch, draws, _ = steps.call_args_list[0].args
@@ -168,8 +168,8 @@ def test_each_point_is_used_twice_with_opposite_noise_beside_further_points(trai
 def test_a_resumed_run_has_the_threads_that_it_began_with(stopped):
     options = stopped / "training_options.json"
     saved = json.loads(options.read_text())
-    assert saved["options"]["threads"] == torch.get_num_threads()
-    saved["options"]["threads"] = 3
+    assert saved["chosen"]["threads"] == torch.get_num_threads()
+    saved["chosen"]["threads"] = 3
     options.write_text(json.dumps(saved))
     with mock.patch.object(distributed, "cpu_threads", return_value=nullcontext()) as chosen:
         assert run_script(toy_train, f"--resume={stopped}").code == 0

@@ -44,25 +44,18 @@ def test_the_network_file_knows_its_data(fit, colors):
 
 
 VARIANTS = {
-    "--arch=ncsnpp --cres=1,1 --ls=100 --lr_decay --lr_ramp=0 --no-bench": {"schedule.name": "PRP"},
+    "--arch=ncsnpp --cres=1,1 --ls=100 --no-bench": {"schedule.name": "PRP"},
     "--arch=adm --cbase=64": {"schedule.name": "PRP"},
-    "--precond=edm --output_gain": {
+    "--precond=edm": {
         "schedule.name": "EDM",
         "preconditioning": "edm",
         "noise_cond": "log",
     },
     "--precond=vp": {"schedule.name": "VP", "preconditioning": "vp", "noise_cond": "ddpm"},
     "--precond=ve": {"schedule.name": "VE", "preconditioning": "ve", "noise_cond": "log"},
-    "--space=ES --t_sampling=normal --pixel_waves=2 --blocks=2": {
-        "space": "ES",
-        "network.waves.per_channel": 5,
-    },
-    "--space=IS --t-sampling=log_uniform --pixel_waves=0 --blocks=0": {
-        "space": "IS",
-        "network.waves": None,
-    },
+    "--space=ES --t_sampling=normal": {"space": "ES"},
+    "--space=IS --t-sampling=log_uniform": {"space": "IS", "network.waves": None},
     "--noise_cond=ddpm --precision=bf16": {"noise_cond": "ddpm"},
-    "--attend=8": {"network.encoder.levels.0.blocks.0.attention.heads": 1},
     "--dims_to_keep=5 --g_type=constant_inflation_gap --inflation_gap=1.25": {
         "schedule.name": "PRRto5D"
     },
@@ -159,7 +152,7 @@ def test_white_noise_is_denoised_as_it_should_be(tmp_path, precond):
     data = image_runs.write_images(tmp_path / "white.zip", pixels)
     place = (f"--outdir={tmp_path / 'out'}", "--nosubdir", f"--data={data}", "--workers=0")
     recipe = ("--cbase=16", "--cres=1", "--batch=64", "--duration=0.003", "--augment=0")
-    steady = ("--dropout=0", "--lr=2e-3", "--lr_decay", "--ema=0.0002", f"--precond={precond}")
+    steady = ("--dropout=0", "--lr=2e-3", "--ema=0.0002", f"--precond={precond}")
     good(run_script(train, *place, *recipe, *steady, f"--tmin={first}", f"--tmax={last}"))
     denoiser = load(tmp_path / "out").denoiser
     random = seeded()
@@ -191,17 +184,14 @@ def test_images_can_be_held_out_whose_loss_is_told(fit, blobs):
     assert equal(dict(model.denoiser.state_dict()), dict(other.denoiser.state_dict()))
 
 
-def test_the_last_network_is_calibrated_on_the_images_or_on_others(fit, few):
+def test_the_last_network_is_calibrated_on_the_images(fit):
     how = ("--augment=0.5", "--dims_to_keep=5", "--calibrate")
-    own, held_out = fit(*how), fit(*how, f"--calibration_data={few}")
-    calibration, other = (load(folder).denoiser.calibration for folder in (own, held_out))
+    own = fit(*how)
+    calibration = load(own).denoiser.calibration
     assert calibration.gains.shape[1] == SIDE**2
     assert calibration.times[[0, -1]].tolist() == [0, 15.01]
     assert "Calibrated on 70 points" in (own / "log.txt").read_text()
-    assert same_end(own, held_out) is False
-    assert equal(weights(own), weights(held_out))
-    assert "Calibrated on 12 points" in (held_out / "log.txt").read_text()
-    assert not torch.equal(calibration.gains, other.gains)
+    assert (calibration.gains != 1).any()
 
 
 # The script, the fixture of a finished run, its states that are lost, and what is resumed.

@@ -17,14 +17,15 @@ import visualize
 from tests.support.finished_runs import SMALL, write_csv
 from tests.support.image_runs import network_file
 from tests.support.outcomes import drawn, only_json
-from tests.support.running import good, refusal, refused, run_script, trained
+from tests.support.running import good, in_coordinates, refusal, refused, run_script, trained
 from training import Model
 from training.data.tables.schema import Dropped
 from training.files.population import SavedPopulation
 from training.inference.population import Population
 from training.models import hierarchical
-from training.models.comparison import Comparison, report
+from training.models.comparison import report
 from training.models.hierarchical import numbers_of
+from training.models.results import ModelEvidence
 from training.subjects.likelihoods import LearnedLikelihood
 from training.trained.network import TrainedNetwork
 
@@ -53,13 +54,14 @@ def shelf(tmp_path_factory):
     with few, mock.patch("training.subjects.table_training.LEAST_GAIN", 100.0):
         for name in ("one", "two"):
             where = (f"--data={folder / f'{name}.npz'}", "--likelihood", *SMALL)
-            start = "--linear_start=gaussian" if name == "one" else "--linear_start=on"
-            trained(folder / f"{name}-run", train, *where, start, "--keep=9")
-        plain = (f"--data={folder / 'one.npz'}", *SMALL, "--marginals=none", "--whiten=zca")
-        trained(folder / "prior-run", train, *plain)
-        trained(folder / "post-run", train, *plain, "--cond=True", "--linear_start=on")
-        sets = ("--cond=True", "--cond_shape=set:3", "--linear_start=on", "--bounded=map")
-        trained(folder / "sets-run", train, *plain, *sets)
+            with in_coordinates(linear_start="gaussian" if name == "one" else "on"):
+                trained(folder / f"{name}-run", train, *where)
+        plain = (f"--data={folder / 'one.npz'}", *SMALL, "--marginals=none")
+        with in_coordinates(whiten="zca", linear_start="on"):
+            trained(folder / "prior-run", train, *plain)
+            trained(folder / "post-run", train, *plain, "--cond=True")
+            sets = ("--cond=True", "--cond_shape=set:3", "--bounded=map")
+            trained(folder / "sets-run", train, *plain, *sets)
         state = max((folder / "sets-run").glob("training-state-*.pt"))
         good(run_script(train, f"--resume={state}"))
     for name in ("one", "two", "prior", "post", "sets"):
@@ -159,11 +161,20 @@ def test_models_are_compared(shelf, tmp_path):
 
 
 def test_errors_of_evidences_are_said_to_leave_out_that_likelihoods_are_learned(caplog):
-    numbers = torch.tensor([[1.0, 2.0], [1.0, 3.0]]).double()
-    shifts = torch.tensor([[0.02, 0.01], [0.13, 0.04]]).double()
+    numbers = np.array([[1.0, 2.0], [1.0, 3.0]])
+    shifts = np.array([[0.02, 0.01], [0.13, 0.04]])
     with caplog.at_level(logging.INFO):
-        nothing = 0 * numbers
-        report(Comparison(["one", "two"], numbers, nothing, nothing, numbers > 0, shifts, {}))
+        report(
+            ModelEvidence(
+                names=["one", "two"],
+                log_evidence=numbers,
+                error=0 * numbers,
+                probability=0 * numbers,
+                converged=numbers > 0,
+                shifts=shifts,
+                facts={},
+            )
+        )
     *_, said = caplog.messages
     assert "only sampling noise. Errors of the learned likelihoods come in addition" in said
     assert "Errors of one may shift the posterior means of observation 2 by 0.13 standard" in said
@@ -268,43 +279,11 @@ def test_what_is_no_question_of_trials_is_refused(shelf, tmp_path):
         ("sample {one} --prior={folder}/one.pkl {seen}", 2, "conditional on mu, tau, t"),
         ("sample {one} --prior=uniform {seen} --noise_std=1", 2, "--noise_std", "--prior"),
         ("sample {one} --prior=uniform", 2, "--observation", "with one trial per row"),
-        ("sample {one} --prior=uniform --observation={folder}/hole.csv", 1, "line 3", "=keep"),
+        ("sample {one} --prior=uniform --observation={folder}/hole.csv", 1, "line 3", "missing"),
         ("calibrate {one} --prior=uniform", 2, "is a learned", "sample, check or compare"),
     ):
         given = words.format(**known).split()
         refused(run_script(posterior, *given, f"--save_dir={tmp_path}", *POOL), code, *parts)
-
-
-@pytest.mark.slow
-def test_trials_may_lack_data_if_those_of_simulations_did(shelf, tmp_path):
-    rows = np.loadtxt(shelf / "runs.csv", delimiter=",", skiprows=1)
-    rows[::3, 3] = rows[1::4, 4] = np.nan
-    making = (f"--source={write_csv(tmp_path / 'holes.csv', NAMES, rows)}", "--dataset=id")
-    making += ("--conditions=y,n", "--covariates=t", "--bounds=mu:-1:1,tau:-1:1", "--missing=keep")
-    good(run_script(dataset_tool, *making, f"--dest={tmp_path / 'holes.npz'}"))
-    data = f"--data={tmp_path / 'holes.npz'}"
-    with mock.patch("training.learning.gaussian_start.STEPS", 40):
-        trained(tmp_path / "run", train, data, "--likelihood", *SMALL)
-    network = network_file(tmp_path / "run")
-    (tmp_path / "seen.csv").write_text("dataset,y,n,t\n1,0.1,,0.5\n1,,3,0.2\n2,0.4,2,0.9\n")
-    few = ("--draws=20", "--sampler=pool")
-    place = (f"--network={network}", "--prior=uniform", f"--save_dir={tmp_path / 'out'}", *few)
-    good(run_script(posterior, "sample", *place, f"--observation={tmp_path / 'seen.csv'}"))
-    assert np.isfinite(drawn(tmp_path / "out")["constant_data/evidence"]).all()
-    learned = LearnedLikelihood.of(TrainedNetwork.open(str(network)))
-    assert learned.simulations(tmp_path / "holes.npz", 10, 0, ["mu", "tau"])[1].data.isnan().any()
-    (tmp_path / "none.csv").write_text("y,n,t\n1,2,0.5\n,,0.5\n")
-    none = f"--observation={tmp_path / 'none.csv'}"
-    refused(
-        run_script(posterior, "sample", *place, none, "--overwrite"),
-        1,
-        "line 3",
-        "all data of this trial are missing",
-    )
-    refused(run_script(train, data, f"--outdir={tmp_path}", "-n", "--cond"), 2, "--likelihood")
-    whole = LearnedLikelihood.of(TrainedNetwork.open(str(shelf / "one.pkl")))
-    said = refusal(whole.simulations, tmp_path / "holes.npz", 10, 0, ["mu", "tau"])
-    assert "missing data: only data (not covariates)" in said
 
 
 def test_levels_beside_a_number_have_probabilities_and_it_a_law_given_each(tmp_path):
@@ -318,8 +297,9 @@ def test_levels_beside_a_number_have_probabilities_and_it_a_law_given_each(tmp_p
     good(run_script(dataset_tool, *making, f"--dest={tmp_path / 'runs.npz'}"))
     few = mock.patch("training.learning.gaussian_start.STEPS", 60)
     with few, mock.patch("training.subjects.table_training.LEAST_GAIN", 100.0):
-        data = (f"--data={tmp_path / 'runs.npz'}", "--likelihood", "--linear_start=gaussian")
-        trained(tmp_path / "run", train, *data, *SMALL)
+        data = (f"--data={tmp_path / 'runs.npz'}", "--likelihood")
+        with in_coordinates(linear_start="gaussian"):
+            trained(tmp_path / "run", train, *data, *SMALL)
     network = network_file(tmp_path / "run")
     assert "choice, by their probabilities" in good(run_script(info, network)).out
     learned = LearnedLikelihood.of(TrainedNetwork.open(str(network)))

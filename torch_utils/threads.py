@@ -49,7 +49,7 @@ def cpu_threads(wanted: int | None = None, useful: int | None = None) -> Iterato
         if threads < most:
             logger.info(
                 f"Using {threads} of {most} CPU threads, because other programs use the "
-                "other cores; set another number with --threads"
+                "other cores; set another number with OMP_NUM_THREADS"
             )
     torch.set_num_threads(threads)
     try:

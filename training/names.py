@@ -58,8 +58,8 @@ TOY_NAMES = (
 )
 TRANSFORMS = ("center-crop", "center-crop-wide")
 PATCHES, HELD_OUT_PATCHES = "patches", "patches:held-out"
-PATCH, SIDES = 16, (4, 64)
-"""Default side of patches of photographs, in pixels, and its smallest and largest value."""
+PATCH = 16
+"""Side of patches of photographs, in pixels."""
 HEADERS = ("auto", "yes", "no")
 """Values of the option that states whether the first row of a text file names the columns."""
 MISSING = ("keep", "refuse", "drop", "mean")
@@ -90,7 +90,6 @@ IMAGE_NETWORK_NAMES = ("ddpmpp", "ncsnpp", "adm")
 TABLE_NETWORK = "mlp"
 QUESTIONS = "questions"
 """Name of the network of records."""
-TRIAL_NETWORK = "trials"
 LABEL_DIM = 9
 """Number of augmentation labels: x-flip, y-flip, n, cos phi - 1, sin phi, n cos a, n sin a, n_x,
 n_y.
@@ -124,7 +123,7 @@ CELL_ERROR, CELL_POINTS = 0.05, 256
 """Limits on densities of discrete rows, which are means over points: points are added until the
 standard error, in nats, is this small, or until there are this many.
 """
-METHODS = ("gain", "marginal", "path")
+METHODS = ("gain", "path")
 """Methods of calibration."""
 LEARNED = "learned"
 """Name of the learned distribution of latents in a network file."""
@@ -144,13 +143,14 @@ OTHERS = 32768
 MOST_AVERAGED = 8
 """Largest number of dimensions where averaging of training targets pays off."""
 AUTO = "auto"
-MARGINALS = ("none", "yeo-johnson", "quantile")
-AXES_TOO = "quantile-axes"
-"""Name of ``quantile`` with an additional spline along the whitened axes, which draws in rows that
+RANKS = "ranks"
+MARGINALS = ("none", "yeo-johnson", RANKS)
+AXES_TOO = "ranks-axes"
+"""Name of ``ranks`` with an additional spline along the whitened axes, which draws in rows that
 are far from all others there: a step of iterative Gaussianization (Chen and Gopinath 2000).
 """
-EVENED = {"quantile-0.05": 0.05, "quantile-0.2": 0.2, "quantile-0.5": 0.5}
-"""Transformations of marginals, also for records: a column gets the quantiles that it has with
+EVENED = {"ranks-0.05": 0.05, "ranks-0.2": 0.2, "ranks-0.5": 0.5}
+"""Transformations of marginals of records: a column gets the quantiles that it has with
 noise of this size, in standard deviations.
 """
 LOG = "log"

@@ -65,7 +65,6 @@ class Recipe:
         antithetic: Whether samples come in pairs of the same time and opposite noise. This helps
             only if both samples of a pair have the same point.
         ema_ramp: Largest half-life of the averaged weights as a fraction of the samples so far.
-        keep: Number of newest training states to keep.
         seed: Random seed.
     """
 
@@ -84,7 +83,6 @@ class Recipe:
     ls: float = _setting(1.0)
     antithetic: bool = _setting(False)
     ema_ramp: float = _setting(0.05)
-    keep: int = _setting(2)
     seed: int = _setting(0)
 
     def but(self: R, amounts: Mapping[str, Any]) -> R:
@@ -227,7 +225,6 @@ class TableRecipe(Recipe):
         weight_decay: Weight decay of the optimizer.
         gamma0: Noise variance at time 0, in squared units of standardized columns.
         patience: Number of reports without a better validation score after which training stops.
-        ensemble: Number of networks that are trained together.
         cond_waves: Number of frequencies of the sinusoidal features of each condition, which are
             network inputs.
         optimizer: Name of the optimizer.
@@ -239,7 +236,6 @@ class TableRecipe(Recipe):
     weight_decay: float = 0.0
     gamma0: float
     patience: int = 15
-    ensemble: int = 1
     cond_waves: int = 0
     optimizer: str = ADAM
 
@@ -251,7 +247,7 @@ class TableRecipe(Recipe):
     @property
     def useful_threads(self) -> int | None:
         """Largest useful number of CPU threads; None for no limit."""
-        small = self.batch * self.width * self.ensemble <= ONE_THREAD
+        small = self.batch * self.width <= ONE_THREAD
         return 1 if small else None
 
 
@@ -474,9 +470,8 @@ def describe_table_recipe(recipe: TableRecipe, rows: int, dim: int, conditions: 
     )
     given = f" given {conditions} conditions" if conditions else ""
     passes = recipe.duration * 1e6 / rows
-    networks = f"{recipe.ensemble} networks of " if recipe.ensemble > 1 else ""
     return (
-        f"Recipe for {rows} rows of {dim} columns{given}: {networks}{recipe.depth} layers "
+        f"Recipe for {rows} rows of {dim} columns{given}: {recipe.depth} layers "
         f"of {recipe.width} units{careful}; {recipe.duration:g} M samples ({passes:.3g} "
         f"passes) in batches of {recipe.batch}, learning rate {recipe.lr:g}, gamma0 "
         f"{recipe.gamma0:g}, patience {recipe.patience} reports; options override it"
@@ -487,7 +482,7 @@ def describe_option_of_tables(name: str) -> str:
     """Describe the default values of an option in the recipes for tables, for its help text.
 
     Args:
-        name: Name of the option. If it starts with ``cond_``, only recipes with conditions count.
+        name: Name of the option.
     """
     few, many, narrow = FEW_ROWS - 1, MANY_ROWS, WIDE // 2
     rows, both = f"under {FEW_ROWS} rows", f"under {FEW_ROWS} rows and {WIDE} columns"
@@ -499,8 +494,6 @@ def describe_option_of_tables(name: str) -> str:
         "--cond": fitted_to_table(many, narrow, {}, conditions=1),
         given: fitted_to_table(few, narrow, {}, conditions=1),
     }
-    if name.startswith("cond_"):
-        recipes = {"": recipes["--cond"], rows: recipes[given]}
     # A value that equals that of a broader kind is not repeated.
     broader = {both: rows, given: "--cond"}
     values = {kind: getattr(recipe, name) for kind, recipe in recipes.items()}

@@ -49,7 +49,6 @@ class Reader:
         hostile: Likewise write files that were made by hand.
         mutate: By the last part of a file's name; files that no part fits are left as they are.
         parses: Whether headers may be parsed by ``ast.literal_eval``.
-        runs: Script that another process may run.
         writes: Whether files may be written beside the one that is opened.
         names_file: Whether errors name the file, or may name an option that came from it.
         also_allowed: Errors beside ``InflationError`` that scripts make one line of.
@@ -61,7 +60,6 @@ class Reader:
     hostile: Mapping = field(default_factory=dict)
     mutate: Mapping = field(default_factory=BY_END.copy)
     parses: bool = False
-    runs: Path | None = None
     writes: bool = False
     names_file: bool = True
     also_allowed: tuple = ()
@@ -138,11 +136,11 @@ PARSED = "<unknown>"
 
 class Validation:
     """Listens to the events of this process, to its end. Files may be written inside
-    of a folder, literals parsed, and a script run by another process, if given."""
+    of a folder, and literals parsed, if given."""
 
-    def __init__(self, inside=None, parses=False, runs=None):
+    def __init__(self, inside=None, parses=False):
         self._inside = None if inside is None else str(inside)
-        self._parses, self._runs = parses, runs
+        self._parses = parses
         self._listening = False
         self._heard = []
         sys.addaudithook(self._hear)
@@ -163,14 +161,10 @@ class Validation:
     def _is_forbidden(self, event, arguments):
         if event == "open":
             path, mode, flags = arguments
-            if self._runs is not None and path == os.devnull:  # as the input of a process
-                return False
             writes = bool(set(mode or "") & WRITING_MODES) or bool((flags or 0) & WRITING_FLAGS)
             return writes and not self._is_inside(path)
         if event == "compile" and self._parses:
             return arguments[1] != PARSED
-        if self._runs is not None and event in ("subprocess.Popen", "os.kill"):
-            return event == "subprocess.Popen" and arguments[1][2] != str(self._runs)
         if event == "import":
             return arguments[0] not in sys.modules
         if event in LOOKING or event.split(".")[0] not in FORBIDDEN:
@@ -217,7 +211,7 @@ class Trial:
         for descriptor in (1, 2):
             os.dup2(self._noise.fileno(), descriptor)
         self._cases = Cases(reader, seed, folder)
-        self._watch = Validation(self._case if reader.writes else None, reader.parses, reader.runs)
+        self._watch = Validation(self._case if reader.writes else None, reader.parses)
         self._warm_up()
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         limit = _status("VmSize") * 1024 + SPARE_BYTES

@@ -6,7 +6,6 @@ import struct
 import tarfile
 import zipfile
 import zlib
-from itertools import product
 from pathlib import Path
 
 from tests.fuzz import hostile, samples
@@ -241,33 +240,3 @@ def tars():
         "a loop of links": _tar(_header(BATCH, 0, tarfile.LNKTYPE, BATCH)),
     }
     return {**anything("cifar-10-python.tar.gz"), **named("cifar-10-python.tar.gz", files)}
-
-
-def stores():
-    fields = {"root": 40, "entries": 32, "depth": 6, "flags": 4}
-    values = (0, 1, 2, 3, 2**15, 2**16 - 1, 2**32, 2**60, 2**64 - 1)
-
-    def changed(offset, value):
-        def write(folder):
-            samples.lsun(60)(folder)
-            data = bytearray((folder / "data.mdb").read_bytes())
-            width = 8 if offset >= 32 else 2
-            for start in (16, 4096 + 16):
-                place = start + 24 + 48 + offset
-                data[place : place + width] = value.to_bytes(8, "little")[:width]
-            (folder / "data.mdb").write_bytes(data)
-            return folder
-
-        return write
-
-    def as_data(write):
-        return lambda folder: write(folder).parent
-
-    places = product(fields.items(), values)
-    cases = {f"{key} {value}": (offset, value) for (key, offset), value in places}
-    others = anything("data.mdb")
-    del others["link to nothing"], others["link to itself"]
-    return {
-        **{name: changed(*case) for name, case in cases.items()},
-        **{name: as_data(write) for name, write in others.items()},
-    }

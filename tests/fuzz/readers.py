@@ -3,7 +3,6 @@
 import traceback
 from collections import Counter
 from functools import partial
-from pathlib import Path
 from unittest import mock
 
 import click
@@ -16,10 +15,10 @@ from tests.fuzz import samples
 from tests.fuzz.harness import Reader, Trial, written
 from tests.fuzz.hostile import anything, named
 from tests.fuzz.hostile_arrays import ARRAYS, npz, rows, statistics, texts, training_options
-from tests.fuzz.hostile_images import idx_files, image_sets, images, stores, tars
+from tests.fuzz.hostile_images import idx_files, image_sets, images, tars
 from tests.fuzz.hostile_pickles import bare, networks, states, torch_files
 from tests.fuzz.mutations import in_tar, mutate_bytes
-from tests.fuzz.samples import cifar, image_file, image_set, lsun, mnist, pickle_of_a_batch
+from tests.fuzz.samples import cifar, image_file, image_set, mnist, pickle_of_a_batch
 from tests.support import picture_files
 from tests.support.rank_pool import FORKS
 from torch_utils.results import load_arrays, load_json, open_arrays
@@ -29,7 +28,6 @@ from training.cli.residuals import row_pairs, toy_correlations
 from training.data.batches import Batch
 from training.data.images.containers import Decoder, decode_exact
 from training.data.images.dataset import ImageDataset
-from training.data.sources import lmdb_process
 from training.data.sources.formats import open_source, read_plain_pickle
 from training.data.tables.formats import TableChoices, open_table
 from training.data.tables.making import make_table
@@ -164,7 +162,7 @@ def use_records(path):
 
 
 def use_texts_to_convert(path):
-    records, _ = SurveyedTable.from_cells(open_cells(path), RecordChoices(calendar=True)).records()
+    records, _ = SurveyedTable.from_cells(open_cells(path), RecordChoices()).records()
     assert not np.isinf(records.values).any()
     assert all(len(column) == len(records) for column in texts_of(records)[1])
 
@@ -387,10 +385,6 @@ ALL = (
         *("pickle of a batch", tuple(map(pickle_of_a_batch, (2, 3, 4, 5)))),
         lambda path: read_plain_pickle(path.read_bytes(), str(path)),
         bare("batch.pickle"),
-    ),
-    Reader(
-        *("lmdb", (lsun(3), lsun(60)), use_source, stores()),
-        runs=Path(lmdb_process.__file__),
     ),
 )
 READERS = {reader.name: reader for reader in ALL}

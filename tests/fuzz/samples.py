@@ -14,7 +14,7 @@ from PIL import Image
 
 import toy_train
 from tests.fuzz.harness import written
-from tests.support.image_files import encoded, tar, write_mnist, write_store
+from tests.support.image_files import encoded, tar, write_mnist
 from tests.support.image_runs import write_images
 from tests.support.original_files import dumps, image_content, randomized, toy_content
 from torch_utils.results import load_arrays, save_arrays, save_json
@@ -163,7 +163,7 @@ def records():
     with TemporaryDirectory() as folder:
         path = Path(folder) / "a.csv"
         save_texts(path)
-        made, _ = SurveyedTable.from_cells(open_cells(path), RecordChoices(calendar=True)).records()
+        made, _ = SurveyedTable.from_cells(open_cells(path), RecordChoices()).records()
     return _saved(lambda path: save_records(path, made))
 
 
@@ -302,9 +302,3 @@ def cifar(protocol):
 
 def pickle_of_a_batch(protocol):
     return written("batch.pickle", lambda path: path.write_bytes(cifar_batch(protocol)))
-
-
-def lsun(count):
-    """An LMDB of images; with many, of some pages."""
-    images = {b"key%04d" % index: png(8 if index % 2 else 48) for index in range(count)}
-    return lambda folder: write_store(folder, [images])

@@ -1,6 +1,5 @@
 """The same bytes by the same seed, full disks, and processes and ranks that die."""
 
-import json
 import multiprocessing
 import os
 import signal
@@ -19,16 +18,11 @@ from dnnlib.errors import DataError
 from tests.support.finished_runs import SHORT_TOY
 from tests.support.image_runs import SHORT, same_end
 from tests.support.outcomes import assert_same, outcome
-from tests.support.running import good, log_put_back, run_script, torch_settings_put_back, trained
+from tests.support.running import good, run_script, trained
 from torch_utils import distributed
 from training.data.images.dataset import ImageBatches, ImageDataset
 from training.learning.run_folder import (
-    LAUNCH_KEY,
-    Place,
     Resumed,
-    RunFolder,
-    launch_id,
-    place_to_resume,
 )
 from training.learning.trainer import Trainer
 
@@ -39,32 +33,13 @@ NEVER = -1
 
 @pytest.mark.hostile
 def test_a_seed_gives_the_same_bytes_twice_and_another_others(blobs, tmp_path):
-    options = (f"--data={blobs}", *SHORT, "--augment=0.5", "--no-calibrate", "--deterministic")
+    options = (f"--data={blobs}", *SHORT, "--augment=0.5", "--no-calibrate")
     files = []
     for name, seed in (("one", 3), ("two", 3), ("other", 4)):
         paths = trained(tmp_path / name, train, *options, f"--seed={seed}").glob("[nt]*-*-*.p*")
         files.append({path.name: path.read_bytes() for path in paths})
     assert len(files[0]) >= 3
     assert files[0] == files[1] != files[2]
-
-
-@pytest.mark.parametrize("flags", [[], ["--deterministic"]])
-def test_pytorch_is_told_and_resumed_runs_remember(tmp_path, monkeypatch, flags):
-    seen = []
-    train_step = Trainer.train_step
-
-    def look(self, *arguments):
-        seen.append(torch.are_deterministic_algorithms_enabled())
-        train_step(self, *arguments)
-
-    monkeypatch.setattr(Trainer, "train_step", look)
-    trained(tmp_path / "run", toy_train, *SHORT_TOY, *flags)
-    (tmp_path / "run" / "training-state-000006.pt").unlink()
-    with torch_settings_put_back():
-        torch.use_deterministic_algorithms(not flags)
-        assert run_script(toy_train, f"--resume={tmp_path / 'run'}").code == 0
-    assert set(seen) == {bool(flags)}
-    assert len(seen) > 12
 
 
 @pytest.fixture(autouse=True)
@@ -120,33 +95,6 @@ def test_a_dead_worker_is_told_where_data_is_waited_for_only(blobs):
     batches.close()
 
 
-def run(script, outdir, die_at, *options):
-    """Two ranks, of which one is killed at a step, once; the folder, and what was printed."""
-    torchrun = ("--standalone", "--nproc_per_node=2", "--max-restarts=2")
-    wrapper = ROOT / "tests" / "reliability" / "dying_rank.py"
-    command = [sys.executable, "-m", "torch.distributed.run", *torchrun, str(wrapper), script]
-    command += [str(die_at), f"--outdir={outdir}", *options]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    (folder,) = outdir.iterdir()
-    return folder, done.stdout
-
-
-@pytest.mark.slow
-@pytest.mark.hostile
-@pytest.mark.parametrize("script", ["toy_train", "train"])
-def test_ranks_that_die_end_with_the_same_result(script, blobs, tmp_path):
-    # Before the first state it starts anew in its folder.
-    steps, options = [0, 1, 7], list(SHORT_TOY)
-    if script == "train":
-        steps, options = [50], [f"--data={blobs}", *SHORT, "--duration=0.004"]
-    unbroken, _ = run(script, tmp_path / "unbroken", NEVER, *options)
-    for step in steps:
-        folder, out = run(script, tmp_path / f"dies-{step}", step, *options)
-        assert ("Resuming from" in out) == (step >= 2), out
-        assert_same(outcome(folder), outcome(unbroken))
-
-
 def free_port():
     with socket.socket() as free:
         free.bind(("localhost", 0))
@@ -197,51 +145,3 @@ def test_ranks_that_would_start_from_different_states_are_refused(two_ranks, tmp
     assert two_ranks.call(resumed_by_rank, [None, None]) == [None, None]
     for text in two_ranks.call(resumed_by_rank, [tmp_path, None]):
         assert "(training-state-000006.pt, none): give an --outdir that all nodes share" in text
-
-
-@pytest.fixture
-def launch(monkeypatch):
-    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "launch-1")
-    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
-    yield "launch-1"
-    log_put_back()
-
-
-def make_run(outdir, name, states=0):
-    folder = RunFolder.create(Place(outdir, name), {"options": {}}).path
-    for number in range(states):
-        (folder / f"training-state-{number:06d}.pt").touch()
-    return folder
-
-
-def test_only_a_restarted_run_goes_on_by_itself(launch, tmp_path, monkeypatch):
-    folder = make_run(tmp_path, "mine", states=2)
-    make_run(tmp_path, "mine", states=0)
-    assert json.loads((folder / "training_options.json").read_text())[LAUNCH_KEY] == launch
-    assert place_to_resume(None, tmp_path, False) is None
-    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "launch-2")
-    other = make_run(tmp_path, "other", states=1)
-    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
-    assert place_to_resume(None, tmp_path, False) == other
-    assert place_to_resume(folder, None, False) == folder
-    state = folder / "training-state-000000.pt"
-    assert place_to_resume(state, None, False) == state
-    # A state that was given may be gone by the time of a restart, but newer ones are there.
-    assert place_to_resume(other / "training-state-000000.pt", None, False) == other
-    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "launch-3")
-    assert place_to_resume(None, tmp_path, False) is None
-    assert place_to_resume(None, tmp_path / "none", False) is None
-    # Without a state it begins anew in its folder.
-    folder = make_run(tmp_path, "anew")
-    (folder / "stats.jsonl").write_text('{"seen": 1000}\n')
-    assert place_to_resume(None, tmp_path, False) is None
-    assert RunFolder.create(Place(tmp_path, "anew"), {}).path == folder
-    assert (folder / "stats.jsonl").read_text() == ""
-    # Without a rendezvous a launch is known by the process that started it.
-    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
-    assert launch_id() is None
-    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
-    monkeypatch.setattr("os.getppid", lambda: 5)
-    first = launch_id()
-    monkeypatch.setattr("os.getppid", lambda: 6)
-    assert first != launch_id()

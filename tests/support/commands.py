@@ -17,7 +17,7 @@ from tests.support.finished_runs import write_houses
 from tests.support.image_models import save_image_model, write_image_set
 from tests.support.image_runs import SIZE, LinearDetector, write_images
 from tests.support.original_files import dumps, toy_content
-from tests.support.running import ALONE, good, quick_endings, run_script
+from tests.support.running import ALONE, good, in_coordinates, quick_endings, run_script
 from training import Simulations
 
 
@@ -95,8 +95,8 @@ def write_likelihood(path):
     parameters = np.repeat(np.linspace(-0.9, 0.9, 40), 3)
     data = parameters + np.random.default_rng(0).normal(0, 0.3, 120)
     table = Simulations(parameters, data, {"theta1": (-1, 1)}, np.arange(120) // 3)
-    with quick_endings():
-        table.train(likelihood=True, linear_start="on", duration=0.0004, width=8).save(path)
+    with quick_endings(), in_coordinates(linear_start="on"):
+        table.train(likelihood=True, duration=0.0004, width=8).save(path)
 
 
 def write_simulator(path):
@@ -198,7 +198,7 @@ ALL = (
     Command(
         "toy_train",
         "--nosubdir --data_name=circles --dims_to_keep=1 --lr=0.01 --duration=0.002 --batch=501"
-        " --batch-gpu=150 --calibration_fit=path --device_name=cpu",
+        " --batch-gpu=150 --device_name=cpu",
         place="--outdir",
         needed=("--data_name", "--outdir"),
     ),
@@ -206,8 +206,7 @@ ALL = (
         "train",
         # No dropout, which each rank draws for itself.
         "--nosubdir --data={0.more_images} --cond --cbase=8 --cres=1 --batch=17 --batch-gpu=5"
-        " --duration=0.000051 --workers=0 --dropout=0 --augment=0.5 --batch_pca=69 --output_gain"
-        " --calibration_fit=path --calibration_data={0.images} --device_name=cpu",
+        " --duration=0.000051 --workers=0 --dropout=0 --augment=0.5 --device_name=cpu",
         place="--outdir",
         needed=("--data", "--outdir"),
         tolerance=1e-3,

@@ -9,12 +9,12 @@ import pytest
 import dataset_tool
 import toy_train
 import train
-from tests.support.running import good, run_script, trained
+from tests.support.running import good, in_coordinates, run_script, trained
 
 # Eight reports, a state at every second one.
 TOY = (
     *("--data_name=circles", "--duration=0.008", "--batch=500", "--tick=1", "--dump=2"),
-    *("--keep=9", "--seed=5"),
+    "--seed=5",
 )
 SHORT_TOY = (
     *("--data_name=circles", "--duration=0.006", "--batch=500", "--tick=1", "--dump=1"),
@@ -23,7 +23,7 @@ SHORT_TOY = (
 HOUSE_NAMES = ["size", "room count", "fixed", "price", "double"]
 SIMULATION_NAMES = ["a", "b", "y 1", "y2"]
 SMALL = ("--width=16", "--depth=1", "--batch=50", "--duration=0.004", "--tick=1", "--dump=1")
-PLAIN = ("--marginals=yeo-johnson", "--whiten=zca", "--keep=9")
+PLAIN = {"marginals": "yeo-johnson", "whiten": "zca"}
 
 
 def write_houses(path, count=300):
@@ -62,13 +62,13 @@ def houses(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def houses_run(houses, tmp_path_factory):
-    options = (f"--data={houses}", *SMALL, *PLAIN)
-    return trained(tmp_path_factory.mktemp("run"), train, *options)
+    with in_coordinates(**PLAIN):
+        return trained(tmp_path_factory.mktemp("run"), train, f"--data={houses}", *SMALL)
 
 
 @pytest.fixture(scope="session")
 def questions_run(houses, tmp_path_factory):
-    options = (f"--data={houses}", *SMALL, "--any", "--keep=9")
+    options = (f"--data={houses}", *SMALL, "--any")
     return trained(tmp_path_factory.mktemp("questions"), train, *options)
 
 
@@ -79,7 +79,7 @@ def simulations(tmp_path_factory):
     y = write_simulations(source)
     made = ("--conditions=y 1,y2", "--bounds=a:-1:1", "--held-out=0.2", f"--source={source}")
     good(run_script(dataset_tool, *made, f"--dest={folder / 'runs.npz'}"))
-    how = ("--cond", "--ensemble=2", "--bounded=reject", "--cond_shape=1x2", "--keep=9")
+    how = ("--cond", "--bounded=reject", "--cond_shape=1x2")
     trained(folder / "run", train, f"--data={folder / 'runs.npz'}", *SMALL, *how)
     shutil.copy(folder / "run" / "network-snapshot-000004.pkl", folder / "network.pkl")
     write_csv(folder / "seen.csv", SIMULATION_NAMES[2:], y[:3])

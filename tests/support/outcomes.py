@@ -15,7 +15,7 @@ from torch_utils.snapshots import read_network, read_state
 from training.files.trajectory import PARAMETERS_FORMAT, STATE_KEYS
 
 IGNORED = {
-    *("seconds", "command", "origin", "started", "finished", "options", "torchrun_launch"),
+    *("seconds", "command", "origin", "started", "finished", "options"),
     *("Timing", "Resources"),
 }
 ERRORS = ("roundtrip/rms_error", "roundtrip/max_abs_error")

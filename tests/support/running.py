@@ -6,7 +6,7 @@ import os
 import resource
 import sys
 from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -23,6 +23,7 @@ from training.cli.script import command
 from training.cli.script import run_script as run_to_the_end
 from training.flow.integrations import USES, Integration, trivial_integrations
 from training.settings.declared import Declared
+from training.subjects.table_spaces import Space
 
 S = TypeVar("S", bound=Declared)
 LONGEST = 800
@@ -31,7 +32,6 @@ TORCH_SETTINGS = (
     (torch.get_default_dtype, torch.set_default_dtype),
     (torch.get_num_threads, torch.set_num_threads),
     (torch.is_grad_enabled, torch.set_grad_enabled),
-    (torch.are_deterministic_algorithms_enabled, torch.use_deterministic_algorithms),
     (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
     *(
         (partial(getattr, torch.backends.cudnn, name), partial(setattr, torch.backends.cudnn, name))
@@ -216,8 +216,17 @@ def parsed(settings, *arguments):
 
 
 def trained(folder, script, *options):
-    good(run_script(script, f"--outdir={folder}", "--nosubdir", *options))
+    """The folder of a training, which keeps all states."""
+    with mock.patch("training.learning.run_folder.STATES", 9):
+        good(run_script(script, f"--outdir={folder}", "--nosubdir", *options))
     return folder
+
+
+def in_coordinates(**chosen):
+    """In the block, tables are trained in these coordinates, so far as they are given."""
+    return mock.patch(
+        "training.models.training.Space", lambda *given: replace(Space(*given), **chosen)
+    )
 
 
 def unless_given(standard, given):

@@ -28,7 +28,7 @@ from training.names import IMAGES, TABLE
 from training.settings.dataset_tool import DataSetSettings
 
 FORMAT = "inflationary-flows image data set 1"
-ONLY_NUMBERS = ("conditions", "covariates", "dataset", "repeats", "bounds", "dequantize", "kept")
+ONLY_NUMBERS = ("conditions", "covariates", "dataset", "repeats", "bounds", "kept")
 """Options that only tables of numbers have."""
 
 
@@ -62,7 +62,7 @@ def images(settings: DataSetSettings) -> dict[str, Any]:
     in_part = bool(options.max_images or options.first_image)
     stacked = dest.suffix.lower() == ".npz"
     ends = options.value_range
-    source = open_source(settings.source, options.patch, most, in_part, stacked, ends)
+    source = open_source(settings.source, most, in_part, stacked, ends)
     with image_writer(dest, ends or source.value_range) as writer:
         (height, width, channels), skipped = conversion.run(source, writer)
     logger.info(
@@ -122,7 +122,6 @@ def rows_of(settings: DataSetSettings) -> tuple[DataTable, list[str]]:
         missing="refuse" if unsaid else chosen.missing,
         conditions=chosen.conditions or (),
         covariates=chosen.covariates or (),
-        dequantize=chosen.dequantize == "auto",
         bounds={name: (low, high) for name, low, high in chosen.bounds or ()},
         types=dict(chosen.types or ()),
         missing_values=chosen.missing_values or (),

@@ -9,7 +9,7 @@ from dnnlib.errors import DataError, UsageError
 from torch_utils.results import last_line, load_json, open_arrays
 from training.data.images.dataset import ImageDataset
 from training.data.images.stacks import holds_stack
-from training.data.tables.repeated_trials import missing_in_words, trials_in_words
+from training.data.tables.repeated_trials import trials_in_words
 from training.files.declared import kind_of_arrays
 from training.files.posterior_draws import load_netcdf
 from training.files.records import holds_records, load_records
@@ -134,7 +134,7 @@ def about_npz(path: Path) -> Iterator[Fact]:
 
 
 def about_table(path: Path) -> Iterator[Fact]:
-    """Describe a numeric data set: rows, columns, conditions and missing data."""
+    """Describe a numeric data set: rows, columns and conditions."""
     table = load_whole(path)
     held_out = int(table.held_out.sum())
     kept = "" if table.kept is None else f" and {int(table.kept.sum())} kept"
@@ -149,8 +149,6 @@ def about_table(path: Path) -> Iterator[Fact]:
         yield "including covariates", ", ".join(table.covariates)
     if table.datasets is not None:
         yield "trials", trials_in_words(table.datasets)
-    if table.has_missing:
-        yield "missing data", missing_in_words(table)
 
 
 def about_records(path: Path) -> Iterator[Fact]:

@@ -28,7 +28,7 @@ from training.data.tables.formats import (
 )
 from training.inference.likelihoods import LinearMap, MatrixMap, Separable
 from training.inference.trial_likelihoods import Trials
-from training.names import HALVES, OPERATORS, script
+from training.names import HALVES, OPERATORS
 
 RANDOM = "random:"
 """Prefix of a mask that observes a random fraction of the coordinates."""
@@ -159,16 +159,7 @@ DATASET = "dataset"
 """Column of a file of trials that assigns each trial to an observation."""
 
 
-WITH_HOLES = (
-    "only data (not covariates) may be missing, and only for likelihoods trained on "
-    f"simulations with missing data ({script('dataset_tool')} --missing=keep)"
-)
-"""Advice for the error message about trials with missing numbers."""
-
-
-def read_trials(
-    path: TableSource, names: Sequence[str], covariates: Sequence[str], holes: bool = False
-) -> Trials:
+def read_trials(path: TableSource, names: Sequence[str], covariates: Sequence[str]) -> Trials:
     """Read trials of observations, one per row.
 
     If the table has a column ``dataset``, rows with the same value belong to one observation;
@@ -178,7 +169,6 @@ def read_trials(
         path: A table.
         names: Names of the data (the random outcomes) of a trial.
         covariates: Names of the covariates of a trial.
-        holes: Whether some data of a trial may be missing (NaN), but not all.
 
     Raises:
         DataError: The file is missing or broken, lacks a column, or contains values that are not
@@ -187,7 +177,7 @@ def read_trials(
     columns = [*names, *covariates]
     several = _is_table(path) and DATASET in open_table(path, None).names
     columns = [*columns, DATASET] if several else columns
-    rows = read_columns(path, columns, may=names if holes else (), hint="" if holes else WITH_HOLES)
+    rows = read_columns(path, columns)
     numbers = np.zeros(len(rows), dtype=np.int64)
     if several:
         _, first, which = np.unique(rows[:, -1].numpy(), return_index=True, return_inverse=True)

@@ -9,7 +9,7 @@ The folder is ``{outdir}/{00000}-{data}-{schedule}-{network}[...][-{desc}]/``, w
     events.out.tfevents.*         the same numbers: tensorboard --logdir={outdir}
     network-snapshot-{kimg}.pkl   the network with averaged weights after this number of thousand
                                   samples
-    training-state-{kimg}.pt      the last --keep states for --resume: weights, averages,
+    training-state-{kimg}.pt      the last two states for --resume: weights, averages,
                                   optimizer, step
 
 Keys of ``stats.jsonl``:

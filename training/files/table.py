@@ -48,7 +48,9 @@ TABLE_FILE = ResultFile(
         "dropped_offsets": Key("K", "dropped_offsets + points @ dropped_slopes.T", optional=True),
         "dropped_slopes": Key("K D", "coefficients of the other columns", optional=True),
         "column_order": Key("*", "all D + K names in the order of the source", TEXT, optional=True),
-        "conditions": Key("N C", "conditions; NaN for missing data", optional=True, missing=True),
+        "conditions": Key(
+            "N C", "conditions; NaN past the end of raw data", optional=True, missing=True
+        ),
         "condition_names": Key("C", "names of the conditions", TEXT, optional=True),
         **_columns_keys("condition_", "C", "condition"),
         "covariates": Key("V", "conditions that are no data, such as a time", TEXT, optional=True),
@@ -143,7 +145,7 @@ def load_whole(path: Path | DataTable) -> DataTable:
         named = texts.get("condition_names", numbered(conditions.shape[1], "y"))
         given = _columns(path, named, arrays, "condition_")
         if "data_as" not in texts:
-            _require_data(path, conditions, [name not in covariates for name in named])
+            _require_data(path, conditions)
     known = [column.name for column in given]
     strange = [name for name in covariates if name not in known]
     if strange:
@@ -228,23 +230,16 @@ def _datasets(
     return which.astype(np.int64)
 
 
-def _require_data(path: Path, conditions: np.ndarray, is_data: Sequence[bool]) -> None:
-    """Check that conditions ``[N, C]`` have all covariates, and some data in each row.
+def _require_data(path: Path, conditions: np.ndarray) -> None:
+    """Check that conditions ``[N, C]`` have no missing values.
 
     Raises:
-        DataError: A covariate is missing, or all data of a row are.
+        DataError: A value is missing.
     """
-    missing, data = np.isnan(conditions), np.array(is_data, dtype=bool)
-    if missing[:, ~data].any():
-        row = int(missing[:, ~data].any(axis=1).argmax()) + 1
-        raise DataError(
-            f"{path}: a covariate is missing in row {row}: only data may be missing: leave this "
-            "row out"
-        )
-    empty = missing.any(axis=1) & missing[:, data].all(axis=1)
-    if empty.any():
-        row = int(empty.argmax()) + 1
-        raise DataError(f"{path}: all data in 'conditions' are missing in row {row}: leave it out")
+    missing = np.isnan(conditions).any(axis=1)
+    if missing.any():
+        row = int(missing.argmax()) + 1
+        raise DataError(f"{path}: a value of 'conditions' is missing in row {row}: leave it out")
 
 
 def holds_table(path: Path) -> bool:

@@ -63,11 +63,10 @@ with V = s^2/2500, an eighth of b if b is two standard errors, and nearly all of
 gain scales what the network already predicts, so its sampling noise matters little and it needs no
 spike.
 
-The methods differ in the points over which means are taken. ``marginal`` uses draws from p_t.
-``path`` uses the states that the calibrated flow itself reaches from p at the first time. It
-therefore accounts for earlier errors in the distribution of states, and inflated variances are
-right by construction. It moves from node to node by Heun's method for ``x_hat_i = x_i / sqrt(xi_i +
-gamma_i)``, which removes the linear part of the ODE:
+The method ``path`` takes means over the states that the calibrated flow itself reaches from p at
+the first time. It therefore accounts for earlier errors in the distribution of states, and inflated
+variances are right by construction. It moves from node to node by Heun's method for ``x_hat_i = x_i
+/ sqrt(xi_i + gamma_i)``, which removes the linear part of the ODE:
 
     dx_hat_i/dt = (r_i/2) (f_i x_i - D_i) / sqrt(xi_i + gamma_i),
 
@@ -408,7 +407,7 @@ def calls_of_fit(times: int, method: str) -> int:
         times: Number of times of the fit.
         method: A name in ``METHODS``.
     """
-    return times * (GAIN_DRAWS + {"gain": 0, "marginal": 1, "path": 2}[method])
+    return times * (GAIN_DRAWS + {"gain": 0, "path": 2}[method])
 
 
 @dataclass(eq=False)
@@ -430,12 +429,8 @@ class _Fit:
     def calibration(self, method: str) -> Calibration:
         noises = [self._noise(draw) for draw in range(GAIN_DRAWS)]
         gains = torch.stack([self._noted(self._gain(t, noises)) for t in self.times])
-        if method == "path":
-            slopes = self._slopes_along_path(gains)
-        elif method == "marginal":
-            slopes = self._marginal_slopes(gains)
-        else:
-            slopes = torch.zeros_like(gains)
+        along_path = method == "path"
+        slopes = self._slopes_along_path(gains) if along_path else torch.zeros_like(gains)
         return Calibration(self.times, gains, slopes)
 
     def _noted(self, values: Tensor) -> Tensor:
@@ -463,15 +458,6 @@ class _Fit:
     def _sums(self, *values: Tensor) -> Tensor:
         """Return sums over the points of all ranks, ``[..., D]``, for values ``[n, D]`` each."""
         return distributed.sum_over_ranks(torch.stack([value.sum(0) for value in values]))
-
-    def _marginal_slopes(self, gains: Tensor) -> Tensor:
-        """Return ``beta [K, D]`` under the distribution of data plus noise."""
-        noise = self._noise(0)
-        fitted = [
-            self._noted(self._evaluate(self._noisy(t, noise), t, gain)[0])
-            for t, gain in zip(self.times, gains, strict=True)
-        ]
-        return torch.stack(fitted)
 
     def _slopes_along_path(self, gains: Tensor) -> Tensor:
         """Return ``beta [K, D]`` under the distributions that the calibrated flow produces."""

@@ -118,10 +118,9 @@ class DistinctTrials:
 
     @classmethod
     def of(cls, trials: Trials) -> "DistinctTrials":
-        """Find the distinct trials of observations; missing data are equal to each other."""
+        """Find the distinct trials of observations."""
         rows = torch.cat([trials.data, trials.covariates], dim=1)
-        keys = torch.cat([rows.nan_to_num(0.0), rows.isnan().to(rows)], dim=1)
-        _, kind = torch.unique(keys, dim=0, return_inverse=True)
+        _, kind = torch.unique(rows, dim=0, return_inverse=True)
         size = int(kind.max()) + 1
         order = torch.arange(len(rows), device=kind.device)
         first = torch.full_like(kind[:size], len(rows)).scatter_reduce(0, kind, order, "amin")

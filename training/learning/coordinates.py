@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dnnlib.errors import DataError, UsageError
+from dnnlib.errors import DataError
 from training.data.tables.schema import Schema
 from training.data.tables.table import Levels
 from training.flow.coordinates.categories import LevelPrediction
@@ -33,12 +33,12 @@ from training.flow.coordinates.maps import (
 )
 from training.flow.eigenbasis import EigenBasis
 from training.learning.gaussian_start import fit_gaussian, fit_levels
-from training.names import AXES_TOO, EVENED, LOG
+from training.names import AXES_TOO, EVENED, LOG, RANKS
 
 CHAINS: dict[str, list[str]] = {
     "none": [],
     "yeo-johnson": ["yeo-johnson"],
-    "quantile": ["yeo-johnson", "normal scores"],
+    RANKS: ["yeo-johnson", "normal scores"],
     LOG: ["log", "standardize"],
     AXES_TOO: ["yeo-johnson", "normal scores"],
 } | {name: ["yeo-johnson", "normal scores"] for name in EVENED}
@@ -93,14 +93,14 @@ def fit_coordinates(
 
     Args:
         points: Training points ``[N, D]`` of data space, with discrete columns dequantized. NaN for
-            missing values; then each column is mapped by itself.
+            missing values, only without conditions; then each column is mapped by itself.
         columns: Metadata of the columns.
         marginals: Transformation of each column. ``none``: no transformation. ``yeo-johnson``: a
-            power transform. ``quantile``: a power transform, then a spline to normal scores. A name
-            in ``EVENED``, such as ``quantile-0.2``: like ``quantile``, but the result has the
+            power transform. ``ranks``: a power transform, then a spline to normal scores. A name
+            in ``EVENED``, such as ``ranks-0.2``: like ``ranks``, but the result has the
             distribution of the column plus noise of standard deviation 0.2, which keeps relations
             between columns closer to linear. ``log``: the logarithm of positive columns that span
-            decades. ``quantile-axes``: like ``quantile``, then splines along the whitened axes, and
+            decades. ``ranks-axes``: like ``ranks``, then splines along the whitened axes, and
             a second whitening.
         whiten: Whether columns are only standardized (``none``), whitened along the principal axes
             (``pca``), or also rotated back to the columns (``zca``).
@@ -118,20 +118,16 @@ def fit_coordinates(
         raw: Arguments of ``RawScale`` if the conditions are raw data; None otherwise.
 
     Raises:
-        UsageError: ``marginals=quantile-axes`` was requested without whitening.
         DataError: A value is out of its bounds, a column is constant, or columns depend on each
             other.
     """
-    if marginals == AXES_TOO and whiten == "none":
-        raise UsageError(f"marginals={AXES_TOO} needs whitened axes: give --whiten=pca or zca")
     names = [LEVELS] if levels else _chain(columns, marginals, whiten, start, map_bounds)
     each, most = conditions, 0
     if conditions is not None and of_trial:
         each = conditions.reshape(len(conditions), -1, of_trial)
         each, most = each[are_there(each)], each.shape[1]
     coordinates = _empty(points, names, each, most, relevant, levels, raw)
-    missing = points.isnan()
-    x = filled(points.double(), missing)
+    x = filled(points.double(), points.isnan())
     coordinates.hold_steps(columns.steps, columns.offsets, x)
     if conditions is not None:
         assert each is not None
@@ -140,8 +136,8 @@ def fit_coordinates(
     for map_ in coordinates.maps:
         if isinstance(map_, Prediction):
             assert c is not None
-            _fit_prediction(map_, c, x.masked_fill(missing, torch.nan), groups, levels)
-            x = filled(map_(x, c)[0], missing)
+            _fit_prediction(map_, c, x, groups, levels)
+            x, _ = map_(x, c)
         else:
             assert isinstance(map_, PointMap)
             _fit(map_, x, columns, EVENED.get(marginals))
@@ -182,7 +178,7 @@ def _empty(
 def _fit_prediction(
     map_: Prediction, c: Tensor, x: Tensor, groups: Tensor | None, levels: Levels | None
 ) -> None:
-    """Fit the prediction of points ``[N, D]``, NaN where they are missing, from ``c [N, C]``."""
+    """Fit the prediction of points ``[N, D]`` from conditions ``c [N, C]``."""
     if isinstance(map_, GaussianPrediction):
         fit_gaussian(map_, c, x, groups)
     elif isinstance(map_, LevelPrediction):

@@ -1,6 +1,4 @@
-"""Cost of a training step, and choices that make it faster on this machine.
-
-Operations are counted by PyTorch's ``FlopCounterMode`` on two samples.
+"""Cost of training steps, and the precision that makes them faster on this machine.
 
 The precision is chosen by a short trial. Processors with matrix units for bfloat16 train about
 three times as fast in it. On others the loss of digits brings hardly any gain, or bfloat16 is
@@ -11,7 +9,6 @@ import copy
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from statistics import mean
 from time import process_time
 from typing import Any
@@ -19,12 +16,10 @@ from typing import Any
 import psutil
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from dnnlib.errors import UsageError
 from dnnlib.logs import logger
 from torch_utils import distributed
-from torch_utils.snapshots import first_line
 from torch_utils.stats import RunningMeans
 from training.data.batches import Batch, BatchSource
 from training.learning.held_out import Validation
@@ -35,65 +30,6 @@ from training.recipes import Recipe
 from training.trained.network import TrainedNetwork
 
 Conditions = Mapping[str, Tensor]
-STATE_BYTES = 16
-"""Bytes per parameter that stay between steps, in float32: the parameter, its average, and its two
-moments in Adam.
-"""
-
-
-@dataclass(frozen=True)
-class StepCost:
-    """Cost of a training step.
-
-    Attributes:
-        parameters: Number of trained parameters.
-        forward_flops: Floating-point operations per sample of the forward pass, for matrix
-            products, convolutions and attention.
-        flops: Floating-point operations per sample, including the backward pass.
-        state_bytes: Bytes that stay between steps: weights, averages and moments.
-        rows: Number of samples of this rank per step.
-    """
-
-    parameters: int
-    forward_flops: float
-    flops: float
-    state_bytes: int
-    rows: int
-
-    @classmethod
-    def of(
-        cls, model: TrainedNetwork, loss: DenoisingLoss, recipe: Recipe, rows: int = 2
-    ) -> "StepCost":
-        """Count the operations of a step on ``rows`` samples; the model is not changed."""
-        gradient = TrialGradient(model, loss, model.denoiser.precision, rows)
-        with torch.no_grad(), _flop_counter() as forward:
-            gradient.losses()
-        with _flop_counter() as both:
-            gradient.take()
-        count = sum(weights.numel() for weights in model.denoiser.parameters())
-        of_rank = len(range(recipe.batch)[distributed.shard(recipe.batch)])
-        once, twice = (counter.get_total_flops() / rows for counter in (forward, both))
-        return cls(count, once, twice, STATE_BYTES * count, of_rank)
-
-    def describe(self) -> str:
-        """Return a description of the cost in one line of text."""
-        return (
-            f"A step has {self.rows} samples on each rank: {self.parameters:,} parameters, "
-            f"{_flops(self.forward_flops)} per sample, {_flops(self.flops)} with the backward "
-            f"pass; {_memory(self.state_bytes)} of weights, averages and moments stay allocated "
-            "between steps"
-        )
-
-
-def _memory(size: int) -> str:
-    return f"{size / 2**30:.3g} GiB" if size >= 2**30 else f"{size / 2**20:.3g} MiB"
-
-
-def _flops(count: float) -> str:
-    for factor, name in ((1e12, "TFLOP"), (1e9, "GFLOP")):
-        if count >= factor:
-            return f"{count / factor:.3g} {name}"
-    return f"{count / 1e6:.3g} MFLOP"
 
 
 class TrialGradient:
@@ -140,30 +76,10 @@ class TrialGradient:
         return process_time() - began
 
 
-def print_dry_run(
-    record: Mapping[str, Any], model: TrainedNetwork, loss: DenoisingLoss, recipe: Recipe
-) -> None:
-    """Log the cost of a step, and the record of a run that is not started."""
-    cost = StepCost.of(model, loss, recipe)
-    logger.info(cost.describe())
-    logger.info(json.dumps({**record, "step": asdict(cost)}, indent=2, default=str))
-
-
-def _flop_counter() -> FlopCounterMode:
-    """Return a counter that also counts the CPU's attention."""
-
-    def forward(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
-        return sdpa_flop_count(query, key, value)  # type: ignore[no-untyped-call]
-
-    def backward(gradient: Any, query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
-        return sdpa_backward_flop_count(  # type: ignore[no-untyped-call]
-            gradient, query, key, value
-        )
-
-    attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-    attention_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
-    known = {attention: forward, attention_backward: backward}
-    return FlopCounterMode(display=False, custom_mapping=known)
+def print_dry_run(record: Mapping[str, Any], model: TrainedNetwork) -> None:
+    """Log the record of a run that is not started, with the number of parameters."""
+    count = sum(weights.numel() for weights in model.denoiser.parameters())
+    logger.info(json.dumps({**record, "parameters": count}, indent=2, default=str))
 
 
 PARAMETER_BYTES = 20
@@ -341,30 +257,3 @@ def slowest(seconds: float, device: torch.device) -> float:
     of_each = torch.zeros(distributed.world_size(), device=device, dtype=torch.float64)
     of_each[distributed.rank()] = seconds
     return float(distributed.sum_over_ranks(of_each).max())
-
-
-def compile_network(trainer: Trainer, source: BatchSource) -> None:
-    """Compile the network of a trainer, with the help of a batch that is not trained on.
-
-    Raises:
-        UsageError: PyTorch cannot compile here, for example because there is no C++ compiler.
-    """
-    batch = next(source.batches(0))
-    try:
-        trainer.denoiser.network.compile()
-    except RuntimeError as error:  # for example, Python is too new
-        raise _refusal(error) from error
-    from torch._dynamo.exc import TorchDynamoException  # the import takes a second
-
-    try:
-        trainer.accumulate(batch, trainer.draw(batch.points.dtype), RunningMeans(trainer.device))
-    except TorchDynamoException as error:
-        raise _refusal(error) from error
-    trainer.optimizer.zero_grad(set_to_none=True)
-
-
-def _refusal(error: Exception) -> UsageError:
-    return UsageError(
-        f"PyTorch cannot compile the network on this machine ({first_line(error)}): leave "
-        "--compile out"
-    )

@@ -21,14 +21,13 @@ from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import partial
 from math import cos, inf, log, pi
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from dnnlib.errors import DataError, UsageError
+from dnnlib.errors import DataError
 from dnnlib.logs import logger
 from torch_utils import distributed
 from torch_utils.seeds import seeded_generator
@@ -40,7 +39,7 @@ from training.flow.integrations import Integration, trivial_integrations
 from training.flow.latent import LOG_ROOT, ConditionalMixture
 from training.flow.pfode import ProbabilityFlow
 from training.learning.cost import evaluation_seconds, slowest
-from training.names import DEFAULT_STEPS, LARGEST_EXACT, QUESTIONS, TABLE_NETWORK, TRIAL_NETWORK
+from training.names import DEFAULT_STEPS, LARGEST_EXACT, QUESTIONS, TABLE_NETWORK
 from training.trained.network import TrainedNetwork
 
 USUAL_GAINS = (0.5, 2.5)
@@ -612,51 +611,6 @@ def enough_time(model: TrainedNetwork, lost: float) -> float:
     return float(schedule.time_of_log_noise(torch.tensor(needed, dtype=torch.float64)))
 
 
-def latent_file(network: Path, folder: Path | None) -> Path:
-    """Return the path of a new network file that includes the learned latent distribution.
-
-    Args:
-        network: Network file without the distribution.
-        folder: Directory of the new file; None for the directory of the network.
-
-    Raises:
-        UsageError: The file exists already.
-    """
-    path = (folder or network.parent) / f"{network.stem}-law.pkl"
-    if path.exists():
-        raise UsageError(f"{path} exists: move the file, or give another --outdir")
-    return path
-
-
-def refit_latent_law(
-    model: TrainedNetwork, plan: LatentPlan, path: Path, device: torch.device
-) -> None:
-    """Learn the latent distribution of a saved model, and write a network file that includes it.
-
-    Args:
-        model: The model.
-        plan: Plan for learning the distribution.
-        path: Path of the new network file.
-        device: Device to compute on.
-
-    Raises:
-        UsageError: The model has no compressed latents.
-    """
-    if int(model.about["dims_to_keep"]) == model.denoiser.basis.dim:
-        raise UsageError(
-            f"the network does not compress any of its {model.denoiser.basis.dim} "
-            "dimensions, so its latents are normal: there is no distribution to learn"
-        )
-    model.denoiser.to(device)
-    learn_latents(model, plan)
-    if distributed.is_main():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        model.held_out = None  # it describes posteriors under the previous distribution
-        model.save(path)
-        logger.info(f"Wrote {path}")
-    distributed.barrier()
-
-
 NUMBERS, FEWEST_POINTS, MOST_POINTS = 2048, 16, 512
 """Limits on the points that solvers are tried on, drawn from data and again from latents: number of
 coordinates in all, and smallest and largest number of points.
@@ -724,7 +678,7 @@ def find_integrations(model: TrainedNetwork, plan: LatentPlan, until: float | No
 
 def _is_cheap(model: TrainedNetwork) -> bool:
     """Return whether a network is a perceptron, with few enough dimensions for exact densities."""
-    perceptrons = (TABLE_NETWORK, QUESTIONS, TRIAL_NETWORK)
+    perceptrons = (TABLE_NETWORK, QUESTIONS)
     return model.denoiser.basis.dim <= LARGEST_EXACT and model.architecture.network in perceptrons
 
 

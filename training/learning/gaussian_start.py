@@ -42,23 +42,21 @@ def fit_gaussian(
 ) -> None:
     """Fit a Gaussian prediction of points from conditions by maximum likelihood.
 
-    The fit uses its own random numbers. If values are missing (NaN), the likelihood treats the
-    values of a point as independent.
+    The fit uses its own random numbers.
 
     Args:
         map_: Prediction to fit.
         c: Standardized conditions ``[N, C]``.
-        x: Standardized points ``[N, D]``, NaN for missing values.
+        x: Standardized points ``[N, D]``.
         groups: Index of the group of each row ``[N]``. Rows of a group are held out together; None
             groups rows with equal conditions.
     """
-    score = separate_nats if bool(x.isnan().any()) else nats
     for member, network in enumerate(map_.members):
         generator = seeded_generator("cpu", 0, Stream.GAUSSIAN_START, member)
         train, test = parted([c.float(), x.float()], c if groups is None else groups, generator)
         begin(network, generator)
         network.requires_grad_(True)
-        fit_network(network, partial(score, map_, member), train, test, generator)
+        fit_network(network, partial(nats, map_, member), train, test, generator)
 
 
 def parted(
@@ -138,23 +136,6 @@ def nats(map_: GaussianPrediction, member: int, c: Tensor, x: Tensor) -> Tensor:
     """
     y, log_det = map_.normalized(x, map_.output(member, c))
     return (log_det - y.square().sum(dim=1) / 2).mean()
-
-
-def separate_nats(map_: GaussianPrediction, member: int, c: Tensor, x: Tensor) -> Tensor:
-    """Return the mean log density ``[]`` of observed values, as if values were independent.
-
-    The normalizing constant of the density is left out.
-
-    Args:
-        map_: Gaussian prediction with the network.
-        member: Index of the network.
-        c: Standardized conditions ``[N, C]``.
-        x: Standardized points ``[N, D]``, NaN for missing values.
-    """
-    mean, log_scale, _ = map_.parts(map_.output(member, c))
-    y = (x.nan_to_num(0.0) - mean) * (-log_scale).exp()
-    of_each = -log_scale - y.square() / 2
-    return of_each.masked_fill(x.isnan(), 0.0).sum(dim=1).mean()
 
 
 def begin(network: nn.Module, generator: torch.Generator) -> None:

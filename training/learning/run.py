@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
 from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
@@ -202,58 +201,14 @@ class StopRequest:
                 return
 
 
-FORECAST_AFTER = 60.0
-"""Seconds of training after which its end is predicted."""
 CALL = 0.4
 """Time of a network evaluation of a point, relative to that of a training sample: 0.38 was measured
 for the U-Net on digits of 28 x 28 pixels.
 """
 TIMED_POINTS = 64
 """Number of points of a timed network evaluation."""
-LONG = 7 * 86_400.0
-"""Seconds from which on the prediction comes with advice for a shorter training."""
 TELL_EVERY = 0.25
 """Smallest interval between progress callbacks, in seconds."""
-UNITS = (("years", 365.25 * 86_400), ("days", 86_400), ("h", 3600), ("min", 60))
-
-
-class Forecast:
-    """Prediction of when a training will end, logged once.
-
-    Args:
-        seen: Number of samples that earlier parts of the run trained on.
-        total: Number of samples at the end.
-        follows: Number of network evaluations, counted per point, of the fits after the training.
-    """
-
-    def __init__(self, seen: int, total: int, follows: float = 0.0):
-        self._total, self._follows = total, follows
-        self._start = self._begin = time.monotonic()
-        self._seen_at_begin = self._seen = seen
-        self._steps, self._told = 0, False
-
-    def change_total(self, total: int) -> None:
-        """Change the number of samples at the end."""
-        self._total = total
-
-    def line(self, samples: int) -> str | None:
-        """Return the line to log after a step with ``samples`` samples; None to log nothing."""
-        now = time.monotonic()
-        self._steps, self._seen = self._steps + 1, self._seen + samples
-        if now - self._start < FORECAST_AFTER or self._told or self._seen >= self._total:
-            if self._steps == 1:  # the first step is slower than those that follow
-                self._begin, self._seen_at_begin = now, self._seen
-            return None
-        self._told = True
-        pace = (now - self._begin) / (self._seen - self._seen_at_begin)
-        left = pace * (self._total - self._seen)
-        line = f"{1000 * pace:.3g} s per thousand samples: about {spoken(left)} to go"
-        if left < LONG:
-            end = datetime.now() + timedelta(seconds=left)
-            more = spoken(CALL * pace * self._follows)
-            rest = f"; then {more} for the fits at the end" if self._follows else ""
-            return f"{line}, until {end:%Y-%m-%d %H:%M}{rest}"
-        return f"{line}; a shorter --duration or a smaller network takes less time"
 
 
 class Parts:
@@ -265,8 +220,8 @@ class Parts:
     Args:
         progress: Function of the completed fraction, from 0 to 1; None to report nothing.
         total: Number of samples at the end.
-        follows: Number of network evaluations after training, as in ``Forecast``, converted to
-            samples of equal duration.
+        follows: Number of network evaluations after training, counted per point, which are
+            converted to samples of equal duration.
     """
 
     def __init__(self, progress: Callable[[float], object] | None, total: int, follows: float):
@@ -294,14 +249,6 @@ class Parts:
             self._progress(1.0)
 
 
-def spoken(seconds: float) -> str:
-    """Format a duration in the largest unit that it contains twice, such as ``40 min``."""
-    for name, length in UNITS:
-        if seconds >= 2 * length:
-            return f"{seconds / length:,.0f} {name}"
-    return f"{seconds:.0f} s"
-
-
 class Reporter:
     """Reporter of a run's statistics, which are collected between reports (ticks).
 
@@ -310,22 +257,15 @@ class Reporter:
         device: Device to sum the statistics on.
         seen: Number of samples that earlier parts of the run trained on.
         total: Number of samples at the end.
-        follows: Network evaluations after training, as in ``Forecast``.
     """
 
     def __init__(
-        self,
-        folder: RunFolder | RunInMemory,
-        device: torch.device,
-        seen: int,
-        total: int,
-        follows: float,
+        self, folder: RunFolder | RunInMemory, device: torch.device, seen: int, total: int
     ):
         self.means = RunningMeans(device)
         self._folder, self._device = folder, device
         self._bar = distributed.progress_bar(total=total, initial=seen, unit="img", unit_scale=True)
         self._writer: SummaryWriter | None = None
-        self._forecast = Forecast(seen, total, follows)
         self._began = False
         self._seen_at_tick = seen
         self._start = self._tick_start = time.monotonic()
@@ -358,22 +298,18 @@ class Reporter:
         self._waited += time.monotonic() - start
 
     def advance(self, samples: int) -> None:
-        """Move the progress bar, and once log when the training will end.
+        """Move the progress bar.
 
-        The clock of the bar starts after the first step, which is slower than later steps.
+        Its clock starts after the first step, which is slower than later steps.
         """
         self._bar.update(samples)
         if not self._began:
             self._began, self._bar.initial = True, self._bar.n
             self._bar.unpause()
-        line = self._forecast.line(samples)
-        if line:
-            logger.info(line)
 
     def change_total(self, total: int) -> None:
         """Change the number of samples at the end."""
         self._bar.total = total
-        self._forecast.change_total(total)
 
     def tick(self, seen: int, learning_rate: float, skipped: int, held_out: Score | None) -> None:
         """Write the statistics that were collected since the last report (tick).
@@ -529,7 +465,7 @@ def train(
         StoppedBySignal: SIGINT or SIGTERM came; network and state were saved.
     """
     follows = ending.calls(trainer.averaged)
-    reporter = Reporter(folder, trainer.device, trainer.seen, trainer.recipe.samples, follows)
+    reporter = Reporter(folder, trainer.device, trainer.seen, trainer.recipe.samples)
     parts = Parts(progress, trainer.recipe.samples, follows)
     check_every, began = max(1, trainer.recipe.steps // CHECKS), time.monotonic()
     batches = source.batches(trainer.step)
@@ -628,7 +564,7 @@ def _report_and_save(
         folder.save_network(trainer.averaged, trainer.seen, announced=not ends)
     if ends or tick % recipe.dump == 0:
         state = {**trainer.state(), **(watch.state() if watch else {})}
-        folder.save_state(state, trainer.seen, recipe.keep)
+        folder.save_state(state, trainer.seen)
     return True
 
 
@@ -726,7 +662,7 @@ def _go_on(trainer: Trainer, state: Path, record: Mapping[str, Any]) -> RunFolde
             f"--duration is {recipe.duration:g} million samples, but {state} has "
             f"already trained on {trainer.seen / 1e6:g}: give a larger --duration"
         )
-    folder = RunFolder.reopen(state.parent, trainer.seen, recipe.keep)
+    folder = RunFolder.reopen(state.parent, trainer.seen)
     stretches = folder.update_record(record)
     logger.info(f"Resuming from {state}")
     if stretches:

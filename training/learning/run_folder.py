@@ -1,11 +1,6 @@
-"""Run directory of a training: network files, states, options, and the state to resume from.
-
-When a rank dies, ``torchrun --max-restarts`` starts all ranks again with the same command line. The
-restarted run continues in its directory, which it finds by torchrun's launch id.
-"""
+"""Run directory of a training: network files, states, options, and the state to resume from."""
 
 import copy
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -29,42 +24,10 @@ from training.learning.trainer import COORDINATES
 from training.trained.network import TrainedNetwork, read_basis
 
 OPTIONS_NAME = "training_options.json"
-LAUNCH_KEY = "torchrun_launch"
-
-
-def launch_id() -> str | None:
-    """Return the launch id shared by all starts of one ``torchrun``; None without torchrun."""
-    given = os.environ.get("TORCHELASTIC_RUN_ID")
-    # Without a rendezvous, all launches have the id "none"; the launcher is this process's parent.
-    return f"none-{os.getppid()}" if given == "none" else given
-
-
-def is_restart() -> bool:
-    """Return whether ``torchrun`` has started this process again after a failure."""
-    return launch_id() is not None and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
-
-
-def folder_before_restart(outdir: Path, itself: bool) -> Path | None:
-    """Return the run directory that this torchrun launch created before a restart, or None.
-
-    Args:
-        outdir: Directory of runs.
-        itself: Whether ``outdir`` itself is the run directory.
-    """
-    if not is_restart():
-        return None
-    folders = [outdir] if itself else sorted(outdir.glob("*-*/"), reverse=True)
-    return next((path for path in folders if launch_of(path) == launch_id()), None)
-
-
-def launch_of(folder: Path) -> str | None:
-    """Return the launch id of the run in a directory; None without a run or ``torchrun``."""
-    try:
-        return load_json(folder / OPTIONS_NAME).get(LAUNCH_KEY)
-    except DataError:
-        return None
-
-
+CHOSEN = "chosen"
+"""Entry of the record with choices of the run that are no options; a resumed run keeps them."""
+STATES = 2
+"""Number of training states of a run that are kept; older states are deleted."""
 FORMAT = "inflationary-flows training run 1"
 
 
@@ -103,7 +66,7 @@ class RunInMemory:
         """Keep a copy of a model after ``seen`` samples."""
         self.model = copy.deepcopy(replace(model, about={**model.about, "seen": seen}))
 
-    def save_state(self, state: Mapping[str, Any], seen: int, keep: int) -> None:
+    def save_state(self, state: Mapping[str, Any], seen: int) -> None:
         """Keep nothing: a run in memory cannot be resumed."""
 
     def change_duration(self, duration: float) -> None:
@@ -125,8 +88,6 @@ class RunFolder:
     def create(cls, place: Place, record: Mapping[str, Any]) -> "RunFolder":
         """Create ``outdir/00000-name`` with the next free number, or use ``outdir`` itself.
 
-        A run that torchrun has restarted uses its earlier directory.
-
         Raises:
             UsageError: ``outdir`` itself was requested, and contains a run already.
         """
@@ -138,16 +99,12 @@ class RunFolder:
         chosen: list[Path | None] = [None]
         if distributed.is_main():
             require_folder(outdir)
-            path = folder_before_restart(outdir, place.itself)
-            if path is not None:
-                keep_lines_until(path / "stats.jsonl", 0)
-            elif place.itself and (outdir / OPTIONS_NAME).exists():
+            if place.itself and (outdir / OPTIONS_NAME).exists():
                 raise UsageError(
                     f"{outdir} already contains a run: continue the run by --resume, or give "
                     "another --outdir"
                 )
-            else:
-                path = outdir if place.itself else _claim(outdir, name)
+            path = outdir if place.itself else _claim(outdir, name)
             save_json(path / OPTIONS_NAME, _said(record))
             chosen = [path]
         if dist.is_initialized():
@@ -162,7 +119,7 @@ class RunFolder:
         return folder
 
     @classmethod
-    def reopen(cls, path: Path, seen: int, keep: int) -> "RunFolder":
+    def reopen(cls, path: Path, seen: int) -> "RunFolder":
         """Open a run directory to continue a run from one of its training states.
 
         Later statistics are dropped, since the run will write them again. Old states are removed,
@@ -171,11 +128,10 @@ class RunFolder:
         Args:
             path: Run directory.
             seen: Number of samples of the state.
-            keep: Number of newest states that are kept.
         """
         folder = cls(path)
         if distributed.is_main():
-            folder._remove_old_states(folder.state_path(seen), keep)
+            folder._remove_old_states(folder.state_path(seen))
             keep_lines_until(path / "stats.jsonl", seen)
         distributed.barrier()
         return folder
@@ -184,14 +140,14 @@ class RunFolder:
         """Write new content to ``training_options.json`` of a run that continues.
 
         Returns:
-            Whether the content changed, apart from the launch id.
+            Whether the content changed.
         """
         path = self.path / OPTIONS_NAME
         before, now = load_json(path), _said(record)
         distributed.barrier()  # wait until all ranks have read
         if distributed.is_main() and before != now:
             save_json(path, now)
-        return {**before, LAUNCH_KEY: None} != {**now, LAUNCH_KEY: None}
+        return before != now
 
     def change_duration(self, duration: float) -> None:
         """Record a new length of the training, million samples, which a resumed run will have."""
@@ -216,7 +172,7 @@ class RunFolder:
             if announced:
                 logger.info(f"Wrote {self.network_path(seen)}")
 
-    def save_state(self, state: Mapping[str, Any], seen: int, keep: int) -> None:
+    def save_state(self, state: Mapping[str, Any], seen: int) -> None:
         """Write a training state, then remove older states.
 
         Later states, from a run that was resumed from an earlier state, are not removed.
@@ -224,25 +180,24 @@ class RunFolder:
         Args:
             state: Training state.
             seen: Number of training samples so far.
-            keep: Number of newest states to keep, including the new state.
         """
         if not distributed.is_main():
             return
         path = self.state_path(seen)
         write_state(path, {**state, "seen": seen})
         logger.info(f"Wrote {path}")
-        self._remove_old_states(path, keep)
+        self._remove_old_states(path)
 
-    def _remove_old_states(self, newest: Path, keep: int) -> None:
+    def _remove_old_states(self, newest: Path) -> None:
         states = states_in(self.path)
         if newest in states:  # a state to resume from may have been renamed
-            for old in states[: states.index(newest) + 1][:-keep]:
+            for old in states[: states.index(newest) + 1][:-STATES]:
                 old.unlink()
 
 
 def _said(record: Mapping[str, Any]) -> dict[str, Any]:
     """Return the full content of ``training_options.json``."""
-    return {"format": FORMAT, **record, LAUNCH_KEY: launch_id()}
+    return {"format": FORMAT, **record}
 
 
 def states_in(folder: Path) -> list[Path]:
@@ -266,23 +221,6 @@ def _claim(outdir: Path, name: str) -> Path:
             return path
 
 
-def place_to_resume(given: Path | None, outdir: Path | None, itself: bool) -> Path | None:
-    """Return the state or run directory to resume from, or None for a new run.
-
-    If torchrun has restarted a run after it wrote a state, the run continues in its own directory.
-
-    Args:
-        given: State or run directory requested by the user; None for a new run.
-        outdir: Directory of runs.
-        itself: Whether ``outdir`` itself is the run directory.
-    """
-    if given is not None:
-        folder = given if given.is_dir() else given.parent
-        return folder if is_restart() and launch_of(folder) == launch_id() else given
-    before = folder_before_restart(outdir, itself) if outdir else None
-    return before if before and states_in(before) else None
-
-
 def read_record(location: Path) -> dict[str, Any]:
     """Read the record (``training_options.json``) of a run.
 
@@ -302,6 +240,20 @@ def read_record(location: Path) -> dict[str, Any]:
             "from a copy"
         )
     return record
+
+
+def read_chosen(location: Path) -> dict[str, Any]:
+    """Read the choices of a run that are no options, by name.
+
+    Raises:
+        DataError: The run does not exist, or its record is broken.
+    """
+    chosen = read_record(location).get(CHOSEN)
+    if not isinstance(chosen, dict) or not all(
+        isinstance(value, str | int | float | list | None) for value in chosen.values()
+    ):
+        raise DataError(f"{location} has no record of the choices of its run: start a new run")
+    return chosen
 
 
 @dataclass(frozen=True)

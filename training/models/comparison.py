@@ -155,8 +155,8 @@ def require_alike(task: Sequence[InferenceTask], names: Sequence[str]) -> None:
         if apart:
             raise UsageError(
                 f"'{apart[0]}' has bins of width {distributions[0][apart[0]]:g} in {names[0]}, but "
-                f"of {distribution[apart[0]]:g} in {name}: make both data sets with the same "
-                "--dequantize, or with more rows"
+                f"of {distribution[apart[0]]:g} in {name}: make both data sets "
+                "with more rows"
             )
 
 

@@ -72,7 +72,7 @@ from training.settings.training import ToyTrainSettings
 from training.subjects import RecordFlow, Training
 from training.subjects.parameter_priors import ParameterPrior
 
-OWN = ("data", "data_name", "augment_to", "outdir", "nosubdir", "network", "refit_latent_law")
+OWN = ("data", "data_name", "augment_to", "outdir", "nosubdir")
 """Options that ``train`` does not take from Python."""
 IN_MEMORY = Path("images.npz")
 """Name of images in memory."""
@@ -154,9 +154,7 @@ class Table:
         exclude: Sequence[str] = (),
         types: Mapping[str, str] | None = None,
         missing_values: Sequence[str] = (),
-        calendar: bool = False,
         is_missing: Sequence[str] = (),
-        max_rows: int | None = None,
     ) -> "Table":
         """Open a file, an array or a data frame as a table.
 
@@ -177,9 +175,7 @@ class Table:
             exclude: Columns to leave out.
             types: Types by column, as in ``--types``: ``{"zip": "category"}``.
             missing_values: Texts that mark missing values, besides the usual ones.
-            calendar: Whether dates get their weekday and season as further columns.
             is_missing: Columns that get an indicator column of their missing cells.
-            max_rows: Maximum number of rows; None for all.
 
         Raises:
             DataError: The source is missing or broken, or has too few rows.
@@ -198,12 +194,10 @@ class Table:
         choices = RecordChoices(
             **given,
             missing=missing or ("keep" if dataset is None else "refuse"),
-            max_rows=max_rows,
             held_out=held_out,
             seed=seed,
             types=types or {},
             missing_values=missing_values,
-            calendar=calendar,
             is_missing=is_missing,
         )
         in_file, path = isinstance(source, str | Path), Path(str(source))

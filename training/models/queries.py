@@ -19,7 +19,7 @@ from dnnlib.warned import warn
 from torch_utils.seeds import hash_seed, seeded_generator
 from torch_utils.streams import Stream
 from training.data.tables.encoding import contradicted, encode
-from training.data.tables.reading import is_missing_indicator, is_weekday, on_weekday
+from training.data.tables.reading import is_missing_indicator
 from training.data.tables.schema import CATEGORY, DATE, WHOLE
 from training.data.tables.table import DataTable
 from training.data.tables.values import column_texts, text_of, texts_of
@@ -411,10 +411,6 @@ class Asking:
         for made, column in enumerate(self.flow.empty.columns):
             if is_missing_indicator(column):
                 drawn[drawn[:, made] == 1, names.index(column.of)] = np.nan
-            elif is_weekday(column) and not np.isnan(row[made]):
-                date = names.index(column.of)
-                written = self.flow.empty.columns[date].date_format
-                drawn[:, date] = on_weekday(drawn[:, date], row[made], written)
         return sheet_of(self.flow.empty, drawn)
 
     def table(self, row: np.ndarray, count: int, seed: int) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Training of denoisers on toys, images, or rows of a table, and the options of resumed runs."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic
 from typing import Any, NamedTuple, TypeVar
@@ -12,7 +13,6 @@ from dnnlib.errors import DataError, UsageError, agree
 from dnnlib.files import require_writable
 from dnnlib.logs import logger
 from dnnlib.warned import warn
-from torch_utils.determinism import algorithms
 from torch_utils.distributed import process_group
 from torch_utils.results import provenance
 from training import names
@@ -26,9 +26,15 @@ from training.data.toys import Toy
 from training.files.records import load_data_set
 from training.learning.building import ModelConfig, describe_training, resolved_options
 from training.learning.cost import print_dry_run
-from training.learning.finishing import latent_file, refit_latent_law
 from training.learning.run import Progress, TimeBudget, run_training, train_in_memory
-from training.learning.run_folder import OPTIONS_NAME, Place, Resumed, place_to_resume, read_record
+from training.learning.run_folder import (
+    CHOSEN,
+    OPTIONS_NAME,
+    Place,
+    Resumed,
+    read_chosen,
+    read_record,
+)
 from training.models.reports import warn_if_longer
 from training.names import script
 from training.settings.declared import Declared
@@ -37,13 +43,10 @@ from training.settings.training import ToyTrainSettings, as_typed, require_value
 from training.subjects import (
     ImageTraining,
     RecordTraining,
-    Subject,
     TableTraining,
     ToyTraining,
     Training,
-    TrialTraining,
 )
-from training.subjects.image_training import open_alike
 from training.subjects.table_spaces import Space
 from training.trained.network import TrainedNetwork
 
@@ -109,25 +112,19 @@ def training_on_records(settings: TrainSettings, data: Path, records: DataTable)
 def training_on_table(
     settings: TrainSettings, data: Path, rows: DataTable, embedding: nn.Module | None = None
 ) -> TableTraining:
-    """Return the training on a table, or on trials with missing data, that the options describe.
+    """Return the training on a table that the options describe.
 
     Raises:
         UsageError: Options contradict the table.
     """
     settings.require_kind(names.TABLE, str(data))
     table = with_wanted_conditions(settings, rows, data)
-    likelihood, holes = settings.data.likelihood, bool(table.points.isnan().any())
-    cls = TrialTraining if holes else TableTraining
-    require_network(settings, (cls.network,))
-    if holes:
-        what = f"the likelihood of {data}, which has missing data,"
-        settings.require_none_of_complete_tables(what, but=["likelihood", "cond"])
-        gain, space = False, Space("none", "none")
-    else:
-        gain = bool(settings.network.output_gain)
-        space = settings.table.into(Space, **({"bounded": "map"} if likelihood else {}))
-    return cls(
-        **shared_arguments(settings, cls.network, table.dim, gain, cls.calibrates),
+    likelihood, network = settings.data.likelihood, TableTraining.network
+    require_network(settings, (network,))
+    bounded = "map" if likelihood else settings.table.bounded
+    space = Space(settings.table.marginals, names.AUTO, names.AUTO, bounded, names.AUTO)
+    return TableTraining(
+        **shared_arguments(settings, network, table.dim, calibrates=TableTraining.calibrates),
         table=table,
         path=data,
         space=space,
@@ -153,7 +150,6 @@ def _require_options_of_raw(
         raise UsageError(f"{path} has {raw} as conditions: give their network, embedding=")
     chosen = {**vars(settings.data), **vars(settings.table)}
     wrong = [name for name in ("likelihood", "any", "ask", "cond_shape") if chosen[name]]
-    wrong += ["cond_screen"] * (chosen["cond_screen"] == "on")
     if wrong:
         raise UsageError(f"{path} has {raw} as conditions: leave {wrong[0]} out")
 
@@ -180,22 +176,18 @@ def training_on_images(
     held_out = None
     if options.held_out:
         images, held_out = images.split(options.held_out, run.seed)
-    inflates = settings.flow.precond == "ifs"
-    gain = inflates if network.output_gain is None else network.output_gain
-    other = settings.calibration.calibration_data
+    precond = settings.flow.precond
+    learns_gain = precond == "ifs" and settings.calibration.wanted(precond)
     sizes = {"cbase": network.cbase, "cres": ",".join(map(str, network.cres or ()))}
     return ImageTraining(
         **shared_arguments(
-            settings, network.arch or names.IMAGE_NETWORK_NAMES[0], images.dim, gain
+            settings, network.arch or names.IMAGE_NETWORK_NAMES[0], images.dim, learns_gain
         ),
         images=images,
         held_out=held_out,
-        calibrated_on=open_alike(other, images, options.cond) if other else None,
         published=settings.training.preset == "published",
-        basis_images=options.batch_pca,
         tries_precisions=tries_precisions(settings),
         transfer=network.transfer,
-        compiles=network.compile,
         benchmarks=network.bench,
         sizes=" ".join(f"--{name}={sizes[name]}" for name in sizes if name in settings.given),
     )
@@ -204,7 +196,7 @@ def training_on_images(
 def tries_precisions(settings: TrainSettings) -> bool:
     """Return whether the precision of training on images is chosen by measured speed."""
     unsaid = settings.network.precision is None and settings.training.preset != "published"
-    return unsaid and not (settings.run.deterministic or settings.run.dry_run)
+    return unsaid and not settings.run.dry_run
 
 
 def require_network(settings: TrainSettings, known: tuple[str, ...]) -> None:
@@ -239,12 +231,6 @@ def with_wanted_conditions(settings: TrainSettings, table: DataTable, path: Path
             f"--cond is given, but {path} has no conditions: make it again "
             f"with {script('dataset_tool')} --conditions=NAMES"
         )
-    if settings.data.cond and table.has_missing and table.raw is None:
-        raise UsageError(
-            f"{path} has trials with missing data, which conditional flows "
-            "do not support: give --likelihood instead of --cond, or make it with "
-            f"{script('dataset_tool')} --missing=drop"
-        )
     if settings.data.cond:
         shape = settings.table.cond_shape
         if shape is not None and shape[0] == names.ANY_NUMBER:
@@ -253,10 +239,10 @@ def with_wanted_conditions(settings: TrainSettings, table: DataTable, path: Path
     settings.table.require_nothing_of_conditions()
     if table.condition_dim:
         left_out = ", ".join(table.condition_names)
-        more = "--cond makes the flow conditional on these columns"
-        if table.has_missing:
-            more = "--likelihood models these data, also where some are missing"
-        warn("ignored-conditions", f"ignoring {left_out}: {more}")
+        warn(
+            "ignored-conditions",
+            f"ignoring {left_out}: --cond makes the flow conditional on these columns",
+        )
     return one_of_each(table.without_conditions())
 
 
@@ -303,8 +289,12 @@ def train(
         minutes = None
     elif minutes is not None and settings.training.duration is not None:
         raise UsageError("--minutes replaces --duration: give only one of them")
-    kernels = algorithms(run.deterministic, training.benchmarks)
-    with kernels, process_group(run.device_name, run.threads, training.useful_threads) as device:
+    threads = None
+    if resume is not None:
+        chosen = read_chosen(resume)
+        threads, training = chosen.get("threads"), training.with_choices(chosen)
+    kernels = _kernels(training.benchmarks)
+    with kernels, process_group(run.device_name, threads, training.useful_threads) as device:
         resumed = Resumed.for_all_ranks(resume)
         start = training.start(device, resumed)
         fits = 0.0
@@ -315,14 +305,19 @@ def train(
         model, loss, recipe = start.model, start.loss, start.recipe
         logger.info(model.denoiser.basis.describe())
         logger.info(describe_training(model, loss, recipe))
-        options = settings.recorded(
-            **{**start.resolved, **resolved_options(model)},
-            calibrate=start.ending.calibration is not None,
-            threads=torch.get_num_threads(),
-        )
-        record = {"options": options, **provenance("started")}
+        resolved = {
+            **start.resolved,
+            **resolved_options(model),
+            "calibrate": start.ending.calibration is not None,
+            "threads": torch.get_num_threads(),
+        }
+        own = settings.recorded().keys() & resolved.keys()
+        options = settings.recorded(**{name: resolved[name] for name in own})
+        chosen = {name: value for name, value in resolved.items() if name not in own}
+        chosen |= start.space
+        record = {"options": options, CHOSEN: chosen, **provenance("started")}
         if run.dry_run:
-            print_dry_run(record, model, loss, recipe)
+            print_dry_run(record, model)
             return Trained()
         model.denoiser.to(device)
         trainer, source = training.begin(start, resumed)
@@ -350,6 +345,17 @@ def train(
         return result
 
 
+@contextmanager
+def _kernels(benchmark: bool) -> Iterator[None]:
+    """Set whether cuDNN searches for its fastest kernels, for the duration of the block."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = benchmark
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
+
+
 def _left(minutes: float, began: float, fits: float = 0.0) -> float:
     """Return the seconds that are left for the steps of a training, a fifth of all or more.
 
@@ -361,25 +367,11 @@ def _left(minutes: float, began: float, fits: float = 0.0) -> float:
     return max(60 * minutes - (monotonic() - began) - fits, LEAST * 60 * minutes)
 
 
-def refit(
-    settings: TrainingSettings, network: TrainedNetwork, subject: Subject, data: Path | None
-) -> Path:
-    """Refit the latent distribution of a trained network to data.
-
-    Without data, the distribution is fitted to new draws of a toy.
-    """
-    run = settings.run
-    path = latent_file(network.path, run.outdir)
-    with process_group(run.device_name) as device:
-        refit_latent_law(network, subject.latent_plan(data, run.seed, device), path, device)
-    return path
-
-
 def shared_arguments(
     settings: TrainingSettings,
     network: str,
     dim: int,
-    output_gain: bool = False,
+    learns_gain: bool = False,
     calibrates: bool = True,
 ) -> dict[str, Any]:
     """Return the arguments that all trainings share, for data of ``dim`` dimensions.
@@ -390,7 +382,7 @@ def shared_arguments(
         settings: Settings of the run.
         network: Name of the network.
         dim: Number of dimensions.
-        output_gain: Whether the network has an output gain.
+        learns_gain: Whether a factor on the network output is learned.
         calibrates: Whether the denoiser is calibrated by default.
 
     Raises:
@@ -406,20 +398,16 @@ def shared_arguments(
         noise_cond=settings.network.noise_cond or ("ddpm" if precond == "vp" else "log"),
         t_min=flow.tmin,
         t_max=flow.tmax,
-        output_gain=output_gain,
+        output_gain=learns_gain,
         seed=settings.run.seed,
     )
     calibrate = calibration.wanted(precond, calibrates)
-    if settings.distribution.latent_law == "learned" and precond != "ifs":
-        raise UsageError(f"--latent_law=learned needs precond=ifs, not {precond}")
     return {
         "model_config": choices,
         "data_dim": settings.flow.data_dim,
         "amounts": settings.recorded(),
-        "calibration_fit": calibration.calibration_fit if calibrate else None,
-        "learns_latents": settings.distribution.latent_law != "gaussian"
-        if precond == "ifs"
-        else None,
+        "calibrate": calibrate,
+        "inflates": precond == "ifs",
         "dry_run": settings.run.dry_run,
     }
 
@@ -444,7 +432,7 @@ def settled(settings: S, data: str) -> tuple[S, Path | None]:
             folder of a new run cannot be written.
     """
     values = settings.recorded()
-    place = place_to_resume(values["resume"], values["outdir"], values["nosubdir"])
+    place = values["resume"]
     if place is not None:
         record = read_record(place)
         saved, command = record["options"], record.get("command")

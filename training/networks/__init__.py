@@ -3,7 +3,7 @@
 from torch import nn
 
 from training.networks.mlp import ToyMLP
-from training.networks.questions import QuestionNetwork, TrialNetwork
+from training.networks.questions import QuestionNetwork
 from training.networks.toy_unet import (
     OriginalToyConvUNet,
     OriginalToySongUNet,
@@ -22,10 +22,7 @@ TOY_NETWORKS: dict[str, type[nn.Module]] = {
 IMAGE_NETWORKS: dict[str, type[nn.Module]] = {"ddpmpp": DDPMpp, "ncsnpp": NCSNpp, "adm": ADMUNet}
 """Networks for flat images ``[B, C H W]``, constructed from ``image_shape``."""
 
-QUESTION_NETWORKS: dict[str, type[nn.Module]] = {
-    "questions": QuestionNetwork,
-    "trials": TrialNetwork,
-}
+QUESTION_NETWORKS: dict[str, type[nn.Module]] = {"questions": QuestionNetwork}
 """Networks for rows with given or missing cells, constructed from ``dim`` and ``noise_range``."""
 
 NETWORKS: dict[str, type[nn.Module]] = {

@@ -25,11 +25,6 @@ are independent standard normal numbers.
 A number with frequently repeated values, such as 0, has an additional category. Its levels are
 these *atoms*, and its last level means that the number is at none of them. At an atom the number is
 absent, whatever its state.
-
-A network of trials computes F of observed data given parameters and covariates. Its numbers are
-residuals of data, asked where data is present and absent where it is missing, and its conditions
-are parameters and covariates. Without states all data is asked; labels are then those of any
-conditional network.
 """
 
 from collections.abc import Sequence
@@ -69,8 +64,6 @@ class QuestionNetwork(nn.Module):
         input_features: Number of frequencies of sines and cosines per number.
         dropout: Fraction of the hidden activations dropped in training.
         components: M, the number of components of the initial mixture.
-        conditions: Number of further numbers per row that are always known. These numbers come last
-            in a query, and the mixture does not depend on them.
         atoms: Indices of the numbers with atoms (frequently repeated values), whose category
             columns come last.
 
@@ -106,7 +99,6 @@ class QuestionNetwork(nn.Module):
         input_features: int = 3,
         dropout: float = 0.0,
         components: int = 1,
-        conditions: int = 0,
         atoms: Sequence[int] = (),
     ):
         super().__init__()
@@ -124,8 +116,7 @@ class QuestionNetwork(nn.Module):
         levels, categories = sum(level_counts), len(level_counts)
         self.noise = NoiseFeatures(noise_range, time_features)
         seen = dim * (1 + 2 * input_features)
-        known = seen + dim + levels + categories + conditions * (1 + 2 * input_features)
-        self.conditions = conditions
+        known = seen + dim + levels + categories
         asked = seen + 2 * dim
         self._asked_size = asked + time_features
         self.numbers = _Layers(known + self._asked_size, width, depth, dim, dropout)
@@ -154,7 +145,7 @@ class QuestionNetwork(nn.Module):
     @property
     def _sizes(self) -> list[int]:
         """Lengths of the parts of a query."""
-        return [self.dim, self.dim, sum(self.level_counts), len(self.level_counts), self.conditions]
+        return [self.dim, self.dim, sum(self.level_counts), len(self.level_counts)]
 
     def forward(self, z: Tensor, c_noise: Tensor, labels: Tensor | None = None) -> Tensor:
         """Return F ``[B, D]``, which is 0 for numbers that are not targets.
@@ -220,8 +211,6 @@ class QuestionNetwork(nn.Module):
         gamma = (8 * c_noise.double()).exp()[..., None]
         start = self.closed_form(x_hat.double(), gamma, labels)
         given = self._given(values, states == KNOWN, indicators, level_states >= ASKED)
-        if self.conditions:
-            given = [*given, *with_waves(labels[:, -self.conditions :], self.frequencies)]
         seen = [*with_waves(x_hat, self.frequencies), asked, start.size.to(z.dtype)]
         h = torch.cat([*given, *seen, self.noise(c_noise).expand(len(z), -1)], dim=1)
         return asked, start, h
@@ -305,7 +294,7 @@ class QuestionNetwork(nn.Module):
             Values and states of numbers ``[B, D]``, indicators of levels ``[B, K]``, and states of
             categories ``[B, C]``.
         """
-        values, states, indicators, level_states, _ = labels.split_with_sizes(self._sizes, dim=1)
+        values, states, indicators, level_states = labels.split_with_sizes(self._sizes, dim=1)
         if self.atoms:
             of_atoms = level_states[:, len(self.level_counts) - len(self.atoms) :]
             gone = (of_atoms >= ASKED) & (indicators[:, self.others] == 0)
@@ -410,57 +399,3 @@ class _Layers(nn.Module):
             product = inward @ (weights @ weight.T) if first else tangents @ weight.T
             tangents.addcmul_(product, slope)
         return tangents
-
-
-class TrialNetwork(QuestionNetwork):
-    """Network for the likelihood of a trial: data given parameters and covariates.
-
-    The network computes the output F of a denoiser for the data. Further arguments are those of
-    ``QuestionNetwork``.
-
-    Args:
-        label_dim: C, the number of parameters and covariates.
-    """
-
-    asks = False
-
-    def __init__(
-        self,
-        dim: int,
-        noise_range: tuple[float, float],
-        label_dim: int,
-        width: int = 256,
-        depth: int = 3,
-        dropout: float = 0.0,
-        components: int = 1,
-    ):
-        super().__init__(
-            dim,
-            noise_range,
-            width=width,
-            depth=depth,
-            dropout=dropout,
-            components=components,
-            conditions=label_dim,
-        )
-        self.label_dim = label_dim
-
-    def states(self, labels: Tensor) -> Tensor:
-        """Return the states ``[B, K]`` of the K data of trials: targets, or absent.
-
-        All data are targets if labels contain no states.
-
-        Args:
-            labels: Conditions ``[B, C]``, or conditions followed by states ``[B, C + K]``.
-        """
-        states = labels[:, self.label_dim :]
-        return states if states.shape[1] else labels.new_full((len(labels), self.dim), ASKED)
-
-    def _seen(
-        self, z: Tensor, c_noise: Tensor, labels: Tensor | None
-    ) -> tuple[Tensor, Start, Tensor]:
-        if labels is None:
-            labels = z.new_zeros(len(z), self.label_dim)
-        states = self.states(labels)
-        parts = [torch.zeros_like(states), states, labels[:, : self.label_dim]]
-        return super()._seen(z, c_noise, torch.cat(parts, dim=1))

@@ -67,11 +67,6 @@ class ImageOptions(Declared, section="Images", of_kind=names.IMAGES):
         unset="all",
         help="Largest number of images to use, taken evenly from all classes",
     )
-    patch: int | None = option(
-        type=Whole(*names.SIDES),
-        unset=f"{names.PATCH}",
-        help="With --source=patches: side of the patches, in pixels",
-    )
     transform: str | None = option(
         type=choice(names.TRANSFORMS),
         unset="none",
@@ -118,7 +113,6 @@ class TableOptions(Declared, section="Tables", of_kind=names.TABLE):
         "identifier, the ordered levels of a category (small<medium<large), or a date "
         "format (%d.%m.%Y)",
     )
-    calendar: bool = option(is_flag=True, help="Add weekday and season of each date as columns.")
     is_missing: tuple[str, ...] | None = option(
         help="Columns that get an additional indicator column of missing cells, if the "
         "indicator is informative",
@@ -166,17 +160,10 @@ class TableOptions(Declared, section="Tables", of_kind=names.TABLE):
         help="Cell texts that stand for a missing value, for example -999, in addition to empty "
         "cells, NA, NaN, null, ., ?, - and similar texts",
     )
-    dequantize: str = option(
-        type=choice(("auto", "none")),
-        default="auto",
-        help="auto: detect discrete columns and dequantize them (add uniform noise within the "
-        "bin); none: leave them as they are.",
-    )
     bounds: tuple[tuple[str, float, float], ...] | None = option(
         help="Lower and upper bounds of columns; one of the two can be empty. Example: "
         "age:0:,share:0:1"
     )
-    max_rows: int | None = option("--max-rows", unset="all", help="Largest number of rows to read")
     held_out: float = option(
         "--held-out",
         type=Real(min=0, max=0.9),
@@ -230,10 +217,6 @@ class DataSetSettings(
     images: ImageOptions = options_of(ImageOptions)
     table: TableOptions = options_of(TableOptions)
     overwrite: bool = shared.overwrite()
-
-    def __post_init__(self) -> None:
-        if "patch" in self.given and self.source not in (names.PATCHES, names.HELD_OUT_PATCHES):
-            raise UsageError(f"--patch is only for --source={names.PATCHES}: leave --patch out")
 
     @property
     def wanted(self) -> list[str] | None:

@@ -13,7 +13,6 @@ from training.settings.declared import Declared, declarations, option, options_o
 from training.settings.shared import InflationOptions
 from training.settings.types import (
     AMOUNT,
-    NETWORK,
     NOT_NEGATIVE,
     SEED,
     Integers,
@@ -65,49 +64,12 @@ class TrainingOptions(Declared, section="Training"):
     )
 
 
-class LatentLawOptions(Declared, section="Calibration"):
-    """Options for the distribution of the latents."""
-
-    latent_law: str | None = option(
-        type=choice(("learned", "gaussian")),
-        unset="learned if dimensions are compressed, else gaussian",
-        help="Distribution of the latents that generation starts from. learned: fitted to "
-        "encoded training data; gaussian: the Gaussian in closed form.",
-    )
-
-    network: str | None = option(
-        type=NETWORK, help="Network file (path or https URL) for --refit_latent_law."
-    )
-    refit_latent_law: bool = option(
-        is_flag=True,
-        help="Do not train. Learn the latent distribution of the flow in --network, and write "
-        "NAME-law.pkl to --outdir, by default beside --network.",
-    )
-
-    def __post_init__(self) -> None:
-        if (self.network is not None) != self.refit_latent_law:
-            raise UsageError(
-                "--network and --refit_latent_law need each other: give both or neither"
-            )
-        if self.refit_latent_law and self.latent_law == "gaussian":
-            raise UsageError(
-                "--refit_latent_law learns a distribution: leave --latent_law=gaussian out"
-            )
-
-
 class CalibrationOptions(Declared, section="Calibration"):
     """Options for the calibration of the network."""
 
     calibrate: bool | None = option(
         unset="yes with --precond=ifs, else no",
         help="After training, correct the network by regression on the data.",
-    )
-    calibration_fit: str = option(
-        type=choice(names.METHODS),
-        default=names.METHODS[0],
-        help="Correction of the network output. gain: rescale the output; marginal: also "
-        "correct its slope in the input, fitted on noisy data; path: correct scale and "
-        "slope, fitted along the flow.",
     )
 
     def wanted(self, precond: str, by_default: bool = True) -> bool:
@@ -118,19 +80,13 @@ class CalibrationOptions(Declared, section="Calibration"):
             by_default: Whether to calibrate if no option decides.
 
         Raises:
-            UsageError: A calibration is requested for an isotropic model, or its options are given
-                without a calibration.
+            UsageError: A calibration is requested for an isotropic model.
         """
         if self.calibrate and precond != "ifs":
             raise UsageError(
                 f"--calibrate goes with --precond=ifs only, not {precond}: leave it out"
             )
-        possible = precond == "ifs"
-        wanted = possible and by_default if self.calibrate is None else self.calibrate
-        if "calibration_fit" in self.given and not wanted:
-            right = "leave it out" + ", or give --calibrate" * (possible and not by_default)
-            raise UsageError(f"--calibration_fit is given, but there is no calibration: {right}")
-        return wanted
+        return precond == "ifs" and by_default if self.calibrate is None else self.calibrate
 
 
 class RunOptions(Declared, section="Run"):
@@ -159,32 +115,23 @@ class RunOptions(Declared, section="Run"):
         unset="set by --preset; tables: 5",
         help="Interval between training states, in reports. The last state is always written.",
     )
-    keep: int = option(
-        free=True, default=2, help="Number of training states to keep; older states are deleted."
-    )
     seed: int = option(type=SEED, default=0, help="Random seed.")
-    deterministic: bool = option(is_flag=True, help="Use only deterministic algorithms of PyTorch.")
     device_name: str | None = option(
         free=True, unset="cuda if available, else cpu", help="Device: cpu, cuda or cuda:N."
-    )
-    threads: int | None = option(
-        free=True,
-        unset="OMP_NUM_THREADS if set, else the number of idle cores; small tables: 1",
-        help="Number of CPU threads, without torchrun. A resumed run keeps its number",
     )
     dry_run: bool = option(
         "-n",
         "--dry-run",
         free=True,
         is_flag=True,
-        help="Print the plan and the cost of a step (parameters, operations), and exit.",
+        help="Print the plan and the number of parameters, and exit.",
     )
 
 
 def require_named(settings: Declared, data: str) -> None:
     """Raise UsageError if a new run has no data or no output directory."""
     values = settings.recorded()
-    if values["resume"] is None and not values["refit_latent_law"]:
+    if values["resume"] is None:
         require_values(values, data)
 
 
@@ -246,10 +193,7 @@ class ToyOptions(Declared, section="Data"):
         type=Whole(min=0),
         unset=f"{names.OTHERS} in up to {names.MOST_AVERAGED} dimensions, else 0",
         help="Number of additional points over which each training target is averaged; 0: no "
-        "averaging",
-    )
-    antithetic: bool = option(
-        default=True, help="Use each training point twice, with noise of opposite sign."
+        "averaging, and independent noise instead of pairs of opposite noise, as published",
     )
 
 
@@ -305,11 +249,7 @@ class ToyTrainSettings(
     training: TrainingOptions = options_of(
         TrainingOptions, unset={name: _of_recipes(name) for name in OF_TOYS}
     )
-    # Networks of toys are good, so that slopes cost their samples nothing.
-    calibration: CalibrationOptions = options_of(
-        CalibrationOptions, defaults={"calibration_fit": "path"}
-    )
-    distribution: LatentLawOptions = options_of(LatentLawOptions)
+    calibration: CalibrationOptions = options_of(CalibrationOptions)
     run: RunOptions = options_of(RunOptions, defaults=asdict(TOY))
 
     def require_complete(self) -> None:

@@ -16,7 +16,6 @@ from training.subjects.table_training import TableTraining
 from training.subjects.tables import TableFlow
 from training.subjects.toys import ToyFlow, ToyTraining
 from training.subjects.training import Training
-from training.subjects.trial_training import TrialTraining
 from training.trained.network import TrainedNetwork
 
 __all__ = [
@@ -32,7 +31,6 @@ __all__ = [
     "ToyTraining",
     "TrainedNetwork",
     "Training",
-    "TrialTraining",
     "open_prior",
     "open_subject",
     "require_data_set",

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -22,7 +21,6 @@ from training.flow.denoisers import BLOCK_ROWS
 from training.flow.eigenbasis import EigenBasis
 from training.learning.building import ModelConfig
 from training.learning.cost import (
-    compile_network,
     fastest_precision,
     require_batch,
     require_network,
@@ -34,7 +32,6 @@ from training.learning.run import PostTraining
 from training.learning.run_folder import Resumed
 from training.learning.trainer import Trainer
 from training.names import IMAGES, LABEL_DIM
-from training.networks.encoder_decoder import sides_of_levels
 from training.recipes import (
     COMPRESSED_TIME,
     PUBLISHED_T_MAX,
@@ -62,23 +59,17 @@ class ImageTraining(Training):
     Attributes:
         images: Training images.
         held_out: Images for the validation loss of every report; None for no validation.
-        calibrated_on: Images for calibration; None for the training images.
         published: Whether to use the recipe of the paper, not one fitted to images and device.
-        basis_images: Largest number of images for fitting the basis; None for all.
         tries_precisions: Whether a short trial on a CPU chooses the network's precision.
         transfer: Network file, path or https URL, with the initial weights.
-        compiles: Whether the network is compiled.
         sizes: Options for the network's sizes, as the user gave them, for error messages.
     """
 
     images: ImageDataset
     held_out: ImageDataset | None = None
-    calibrated_on: ImageDataset | None = None
     published: bool = False
-    basis_images: int | None = None
     tries_precisions: bool = False
     transfer: str | None = None
-    compiles: bool = False
     sizes: str = ""
 
     def recipe(self, device: torch.device) -> ImageRecipe:
@@ -128,7 +119,6 @@ class ImageTraining(Training):
             )
         agree("data_dim", self.data_dim, images.dim, f"the data set {images.name}")
         recipe = self.recipe(device)
-        self._require_sides(recipe)
         choices = self.full_config(recipe)
         if not self.published:
             logger.info(describe_recipe(recipe, len(images), images.image_shape, device.type))
@@ -157,7 +147,7 @@ class ImageTraining(Training):
         model.denoiser.precision = recipe.precision
         logger.info(f"{len(images)} images of {images.image_shape} in {images.path}")
         cond = "cond" if images.has_labels else "uncond"
-        calibrated, melts = self.calibrated_on or images, points_to_inflate(recipe.samples)
+        melts = points_to_inflate(recipe.samples)
         return Start(
             recipe=recipe,
             model=model,
@@ -165,7 +155,6 @@ class ImageTraining(Training):
             resolved={
                 **recipe.chosen,
                 "arch": choices.network,
-                "output_gain": choices.output_gain,
                 "noise_cond": choices.noise_cond,
                 "t_sampling": loss.t_sampling,
             },
@@ -176,7 +165,7 @@ class ImageTraining(Training):
             source=partial(self._source, recipe, augmentation, device),
             ending=PostTraining(
                 self.calibration(
-                    partial(some_images, calibrated, CALIBRATION_POINTS, True), CALIBRATION_POINTS
+                    partial(some_images, images, CALIBRATION_POINTS, True), CALIBRATION_POINTS
                 ),
                 self.distribution(latent_plan(images, self.held_out, melts, self.seed, device)),
                 limited=True,
@@ -193,8 +182,7 @@ class ImageTraining(Training):
         """Return the eigenbasis and the variance of augmented images, fitted or from the state."""
         if resumed:
             return resumed.basis, resumed.data_variance
-        most = self.basis_images or len(self.images)
-        most = min(most, DRY_RUN_IMAGES) if self.dry_run else most
+        most = DRY_RUN_IMAGES if self.dry_run else len(self.images)
         return fit_basis(self.images, most, augmentation, self.seed, device)
 
     def _source(
@@ -209,19 +197,6 @@ class ImageTraining(Training):
     def _watch(self, loss: DenoisingLoss) -> Validation | None:
         held_out = self.held_out
         return Validation(HeldOut.of_images(held_out, loss, self.seed)) if held_out else None
-
-    def _require_sides(self, recipe: ImageRecipe) -> None:
-        """Check that attention blocks are at sides that the network has.
-
-        Raises:
-            UsageError: A side does not exist.
-        """
-        known = sides_of_levels(max(self.images.image_shape[1:]), len(recipe.cres))
-        if unknown := set(recipe.attend or ()) - set(known):
-            raise UsageError(
-                f"--attend={','.join(map(str, sorted(unknown)))}: attention is possible "
-                f"at sides of {', '.join(map(str, known))}"
-            )
 
     def _require_network(self, choices: ModelConfig, device: torch.device) -> None:
         """Check that the network can be built, with errors about options instead of arguments.
@@ -238,14 +213,11 @@ class ImageTraining(Training):
     def begin(self, start: Start, resumed: Resumed | None) -> tuple[Trainer, BatchSource]:
         """Return the trainer before its first step, and the source of batches.
 
-        If requested, weights of another network are copied first, and the network is compiled last.
+        If requested, weights of another network are copied first.
         """
         if self.transfer and not resumed:
             take_weights(self.transfer, start.model)
-        trainer, source = super().begin(start, resumed)
-        if self.compiles:
-            compile_network(trainer, source)
-        return trainer, source
+        return super().begin(start, resumed)
 
 
 def take_weights(location: str, model: TrainedNetwork) -> None:
@@ -315,23 +287,6 @@ def hashes_of(*datasets: ImageDataset | None) -> list[int]:
             pixels, _ = dataset.read(part.tolist())
             numbers.append(row_numbers(pixels.flatten(1).double().numpy()))
     return RowHashes.from_hashes(np.concatenate(numbers)).listed
-
-
-def open_alike(path: Path, dataset: ImageDataset, use_labels: bool) -> ImageDataset:
-    """Open a second data set, and check that its images are of the same kind.
-
-    Raises:
-        DataError: Shapes or labels differ.
-    """
-    other = ImageDataset(path, use_labels=use_labels, classes=dataset.label_dim)
-    for what in ("image_shape", "label_dim", "value_range"):
-        mine, theirs = getattr(dataset, what), getattr(other, what)
-        if mine != theirs:
-            raise DataError(
-                f"{other.path} has {what} {theirs}, but {dataset.path} has {mine}: give "
-                "images of the same kind"
-            )
-    return other
 
 
 def some_images(dataset: ImageDataset, count: int, shared: bool = False) -> Batch:

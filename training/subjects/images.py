@@ -26,11 +26,9 @@ from training.files.observations import read_columns, read_observations
 from training.files.roundtrip import roundtrip_paths
 from training.flow.denoisers import BLOCK_ROWS, RecomputedDenoiser
 from training.flow.pfode import ProbabilityFlow, Trajectory
-from training.learning.finishing import MOST, LatentPlan
 from training.measure.image_quantities import class_log_odds, image_quantities
 from training.measure.roundtrip import LEVELS_PER_UNIT, RoundtripErrors, in_range
 from training.names import IMAGE_POOL, IMAGES, TOY_NAMES, script
-from training.subjects.image_training import latent_plan
 from training.subjects.subject import (
     Draw,
     Facts,
@@ -349,10 +347,6 @@ class ImageFlow(Subject):
             raise UsageError(f"--class is {number}, but {name} has no classes")
         if number is not None and number >= classes:
             raise UsageError(f"--class is {number}, but {name} has classes 0 to {classes - 1}")
-
-    def latent_plan(self, path: DataSource | None, seed: int, device: torch.device) -> LatentPlan:
-        """Return a plan for learning the base distribution again from a data set of images."""
-        return latent_plan(self.dataset(required(path), None, seed), None, MOST, seed, device)
 
     def density_points(self, samples: Samples, seed: int) -> Tensor:
         """Return the images of samples with uniform noise within the bin of each gray level.

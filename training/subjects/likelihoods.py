@@ -3,13 +3,11 @@
 A posterior with such a likelihood has its own prior: uniform between the bounds of the parameters,
 or a flow of the parameters. A uniform prior is also represented as a flow. Its network is
 untrained, and its points are ``N(0, 1)`` in coordinates in which the columns are uniform.
-
-For trials with missing values, ``trial_training`` trains a special flow.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from math import inf, log, pi
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -25,14 +23,13 @@ from training.data.tables.formats import TableSource, listed
 from training.data.tables.making import EXACT
 from training.data.tables.repeated_trials import first_rows, one_of_each
 from training.data.tables.table import DataSource
-from training.files.observations import WITH_HOLES, read_trials
+from training.files.observations import read_trials
 from training.flow.coordinates.categories import LevelPrediction
 from training.flow.coordinates.conditions import are_there
 from training.flow.coordinates.coordinates import Coordinates
 from training.flow.coordinates.maps import Bounded, Standardize, WhitenPCA
 from training.flow.eigenbasis import EigenBasis
 from training.flow.integrations import trivial_integrations
-from training.flow.pfode import ProbabilityFlow
 from training.inference.amortized import LogPosterior
 from training.inference.trial_likelihoods import (
     FlowTrialDistribution,
@@ -40,7 +37,6 @@ from training.inference.trial_likelihoods import (
     TrialDistribution,
     TrialLikelihood,
     Trials,
-    cell_shifts,
 )
 from training.learning.building import ModelConfig
 from training.names import (
@@ -54,72 +50,9 @@ from training.names import (
     UNIFORM,
     script,
 )
-from training.networks.mixture import ABSENT, ASKED
-from training.networks.questions import TrialNetwork
 from training.subjects.parameter_priors import ParameterPrior, Part, prior_in_file
 from training.subjects.tables import TableFlow, drawn_rows, testable_rows
-from training.subjects.trial_training import residuals
 from training.trained.network import TrainedNetwork
-
-
-class IncompleteTrialDistribution(TrialDistribution):
-    """Distribution of the observed data of a trial, whose missing values are NaN.
-
-    The rough density is the density of the mixture from which the flow starts. The value of a
-    discrete column represents its quantization bin, as in ``FlowTrialDistribution``.
-
-    Args:
-        flow: Flow of data given parameters and covariates.
-        network: Network of the flow.
-    """
-
-    def __init__(self, flow: ProbabilityFlow, network: TrialNetwork):
-        assert flow.coordinates is not None
-        self._flow, self._network = flow, network
-        self._cells = cell_shifts(flow.coordinates.steps)
-        self.is_rough = network.is_start
-
-    def to(self, device: torch.device) -> "IncompleteTrialDistribution":
-        """Return the distribution with its flow moved to another device."""
-        return IncompleteTrialDistribution(self._flow.to(device), self._network)
-
-    def log_prob(self, trials: Tensor, covariates: Tensor, parameters: Tensor) -> Tensor:
-        """Return log densities ``[n]`` of the observed data of trials, in nats."""
-        return self._over_cells(trials, torch.cat([parameters, covariates], dim=1), self._of_flow)
-
-    def rough(self, trials: Tensor, covariates: Tensor, parameters: Tensor) -> Tensor:
-        """Return log densities ``[n]`` of the mixture that the flow starts from, in nats."""
-        return self._over_cells(trials, torch.cat([parameters, covariates], dim=1), self._of_start)
-
-    def _over_cells(
-        self, trials: Tensor, given: Tensor, log_prob: Callable[[Tensor, Tensor, Tensor], Tensor]
-    ) -> Tensor:
-        assert self._flow.coordinates is not None
-        coordinates = self._flow.coordinates.given(given)
-        labels, states = coordinates.labels, torch.where(trials.isnan(), ABSENT, ASKED)
-        assert labels is not None
-        centers, of_cell = coordinates.rounded(trials), []
-        for shift in self._cells:
-            u, log_slopes = residuals(coordinates, centers + shift)
-            of_numbers = log_prob(u, labels, states)
-            of_cell.append(of_numbers + log_slopes.masked_fill(states == ABSENT, 0.0).sum(dim=1))
-        return torch.stack(of_cell).logsumexp(dim=0) - log(len(of_cell))
-
-    def _of_start(self, u: Tensor, labels: Tensor, states: Tensor) -> Tensor:
-        gamma = self._flow.schedule.noise_variance(self._flow.times(1)[0])[:1]
-        return self._network.mixture.log_prob(u, states, gamma)
-
-    def _of_flow(self, u: Tensor, labels: Tensor, states: Tensor) -> Tensor:
-        given = {"labels": torch.cat([labels, states.to(labels)], dim=1).float()}
-        flow = self._flow.under(given)
-        flow.coordinates = None
-        asked = states == ASKED
-        times, _ = self._flow.integration("densities")
-        joint = flow.log_prob(torch.where(asked, u, 0.0))
-        # An absent value is a standard normal number at 0, with the noise of the first time.
-        variance = 1 + float(self._flow.schedule.noise_variance(times[0])[0])
-        return joint + (~asked).sum(dim=1) * log(2 * pi * variance) / 2
-
 
 CLOSE = 0.05
 """Largest error of posterior means without a warning, in standard deviations."""
@@ -154,7 +87,7 @@ class LearnedLikelihood:
         Raises:
             DataError: The file's description of its parameters is inconsistent.
         """
-        about, module = network.about, network.denoiser.network
+        about = network.about
         if about.get(LIKELIHOOD) is None:
             return None
         table, bounds = TableFlow.of(network, {}), _bounds(about[LIKELIHOOD])
@@ -165,16 +98,9 @@ class LearnedLikelihood:
             )
         discrete = [name for name in bounds if name in about.get(DISCRETE, ())]
         distribution: TrialDistribution = FlowTrialDistribution(table.flow)
-        if isinstance(module, TrialNetwork):
-            distribution = IncompleteTrialDistribution(table.flow, module)
         if first < len(table.condition_names):
             distribution = MixedTrialDistribution(distribution, table.coordinates)
         return cls(network, table, distribution, bounds, discrete, about.get(TRIALS))
-
-    @property
-    def takes_missing(self) -> bool:
-        """Whether data of trials may be missing, as they were in the simulations."""
-        return isinstance(self.distribution, IncompleteTrialDistribution)
 
     @property
     def parameters(self) -> list[str]:
@@ -242,7 +168,7 @@ class LearnedLikelihood:
             DataError: The file is invalid, see ``read_trials``, or has a category that was not
                 simulated.
         """
-        trials = read_trials(path, self.data, self.covariates, self.takes_missing)
+        trials = read_trials(path, self.data, self.covariates)
         self._require_levels(trials.data, str(path))
         self.table.warn_of_dropped(path, self.table.names, [*self.data, *self.covariates])
         return trials
@@ -324,8 +250,6 @@ class LearnedLikelihood:
         places = [table.condition_names.index(name) for name in self.given]
         data, covariates = rows[:, places].tensor_split([len(self.data)], dim=1)
         self._require_levels(data, str(path))
-        if data.isnan().any() and not self.takes_missing:
-            raise DataError(f"{path} has trials with missing data: {WITH_HOLES}")
         points = table.points[chosen][:, [table.names.index(name) for name in names]]
         return points, Trials.sorted(data, covariates, which[which >= 0])
 

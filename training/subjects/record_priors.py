@@ -166,7 +166,7 @@ class RecordPrior(TableFlow):
         """
         space, names = self.answers.space, open_cells(path).names
         columns = space.columns
-        # Weekday and season are derived from a date, which is a number observed with noise.
+        # An indicator of missing cells follows from another column.
         places = [
             at
             for at in space.categories

@@ -33,7 +33,7 @@ from training.flow.coordinates.coordinates import Coordinates, dither
 from training.flow.coordinates.maps import MOST_GAPS, Logarithm
 from training.learning.coordinates import fit_coordinates, over_decades
 from training.learning.mixture_start import COMPONENTS, FIRST, Mixture, fit_mixture
-from training.names import EVENED, LOG, script
+from training.names import EVENED, LOG, RANKS, script
 from training.trained.questions import EncodedRows
 
 FEW_VALUES, FEW_OF_RUN = 12, 8
@@ -59,7 +59,7 @@ FEWEST_ELSEWHERE = 30
 """Smallest number of rows at no atom for treating a column as a number elsewhere."""
 FAR = 6.0
 """Latent coordinate, in standard deviations, for numbers outside the domain of the maps."""
-MARGINALS = ("none", "yeo-johnson", "quantile", *EVENED, LOG)
+MARGINALS = ("none", "yeo-johnson", RANKS, *EVENED, LOG)
 """Names of the marginal maps that are compared."""
 
 

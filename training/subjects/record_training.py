@@ -166,7 +166,8 @@ class RecordTraining(Training):
             recipe=recipe,
             model=model,
             loss=loss,
-            resolved={**recipe.chosen, "marginals": chosen.marginals, "arch": QUESTIONS},
+            resolved={**recipe.chosen, "arch": QUESTIONS},
+            space={"marginals": chosen.marginals},
             name=(self.path.stem, loss.schedule.name, QUESTIONS, "-".join(self.ask) or None),
             source=partial(asked.batches, network, recipe.batch),
             ending=PostTraining(

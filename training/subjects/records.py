@@ -920,9 +920,8 @@ class RecordFlow:
     def _states(self, values: np.ndarray, known: np.ndarray, asked: np.ndarray) -> Tensor:
         """Return states of cells ``[n, D + C]``: asked, known, or absent.
 
-        Missing cells are absent. So are unknown categories, and columns derived from an asked one,
-        such as the weekday of a date, which would reveal it. An indicator of a value that is not
-        missing stays known.
+        Missing cells are absent. So are unknown categories, and the indicator of an asked cell that
+        is missing.
         """
         there = known & ~np.isnan(values) & ~self.space.no_levels(values)
         for place, column in enumerate(self.empty.columns):

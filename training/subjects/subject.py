@@ -26,7 +26,6 @@ from training.flow.coordinates.conditions import Surprise
 from training.flow.pfode import ProbabilityFlow, Trajectory
 from training.flow.solvers import Solver, get_solver
 from training.inference.prior import Prior, integrations_of
-from training.learning.finishing import LatentPlan
 from training.measure.roundtrip import RoundtripErrors, in_range
 from training.names import (
     ALL_AT_ONCE,
@@ -681,10 +680,6 @@ class Subject(ABC):
         """
         if number is not None:
             raise UsageError(f"--class is {number}, but {self.data_name} has no classes")
-
-    @abstractmethod
-    def latent_plan(self, path: DataSource | None, seed: int, device: torch.device) -> LatentPlan:
-        """Return a plan for learning the base distribution again, from a data set or a toy."""
 
     # Facts about simulations.
 

@@ -5,16 +5,17 @@ network does. Candidates are therefore compared: each is trained for a few hundr
 on held-out rows.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property, partial
 from itertools import islice, product
 from time import monotonic
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from dnnlib.errors import UsageError
+from dnnlib.errors import DataError, UsageError
 from dnnlib.logs import logger
 from torch_utils import distributed
 from torch_utils.seeds import seeded_generator
@@ -34,7 +35,17 @@ from training.learning.held_out import HeldOut, Validation
 from training.learning.loss import DenoisingLoss
 from training.learning.trainer import Trainer
 from training.measure.association import independence_p_values
-from training.names import AUTO, AXES_TOO, LOG, MARGINALS
+from training.names import (
+    AUTO,
+    AXES_TOO,
+    BOUNDED,
+    COND_SCREENS,
+    LINEAR_STARTS,
+    LOG,
+    MARGINALS,
+    RANKS,
+    WHITENINGS,
+)
 from training.recipes import FEW_ROWS, Recipe
 from training.trained.network import TrainedNetwork
 
@@ -148,6 +159,25 @@ class Space:
     linear_start: str = "off"
     bounded: str = "map"
     cond_screen: str = "off"
+
+    @classmethod
+    def of(cls, chosen: Mapping[str, Any]) -> "Space":
+        """Return coordinates from the record of a run.
+
+        Raises:
+            DataError: A name is missing or unknown.
+        """
+        known: dict[str, Sequence[str]] = {
+            "marginals": (*MARGINALS, LOG, AXES_TOO),
+            "whiten": WHITENINGS,
+            "linear_start": LINEAR_STARTS,
+            "bounded": BOUNDED,
+            "cond_screen": COND_SCREENS,
+        }
+        for name, names in known.items():
+            if chosen.get(name) not in names:
+                raise DataError(f"the record of the run has no valid '{name}': start a new run")
+        return cls(**{name: chosen[name] for name in known})
 
     def __str__(self) -> str:
         starts = {"on": ", linear start", "mean": ", mean start", "gaussian": ", Gaussian start"}
@@ -334,8 +364,8 @@ class Preparation:
         """Return whether the network's input changes from epoch to epoch."""
         return self.of_sets or bool((coordinates.steps > 0).any())
 
-    def calibration(self, coordinates: Coordinates, method: str) -> CalibrationPlan:
-        """Return the plan for calibrating the trained model by a method in ``METHODS``.
+    def calibration(self, coordinates: Coordinates) -> CalibrationPlan:
+        """Return the plan for calibrating the trained model.
 
         Held-out rows are used if there are any.
         """
@@ -350,7 +380,7 @@ class Preparation:
             mine = chosen[distributed.shard(len(chosen))]
             return self.placed(coordinates, rows.at(mine), generator)
 
-        return CalibrationPlan(points, min(len(rows), MOST_CALIBRATED), seed, method)
+        return CalibrationPlan(points, min(len(rows), MOST_CALIBRATED), seed, "gain")
 
     def distribution(self, coordinates: Coordinates) -> LatentPlan:
         """Return the plan for learning the distribution of the trained model's latents."""
@@ -366,13 +396,9 @@ class Preparation:
     def pilot(self, space: Space, steps: int) -> float:
         """Return the held-out log density, nats per row, after at most ``steps`` training steps."""
         coordinates = self.coordinates(space)
-        # Members of an ensemble learn alike, so one is enough.
-        own = self.model_config.network_arguments.items()
-        arguments = {name: value for name, value in own if name != "members"}
-        alone = replace(self, model_config=replace(self.model_config, network_arguments=arguments))
         steps = min(steps, self.recipe.steps)
         shorter = replace(
-            alone, recipe=replace(self.recipe, duration=steps * self.recipe.batch / 1e6)
+            self, recipe=replace(self.recipe, duration=steps * self.recipe.batch / 1e6)
         )
         model, held_out = shorter.trained(coordinates)
         nats = held_out.score(model).nats
@@ -455,7 +481,7 @@ def choose_space(preparation: Preparation, wanted: Space) -> Space:
     Args:
         preparation: Table and training.
         wanted: Requested names, in which ``auto`` leaves the choice open. For ``marginals``,
-            ``auto`` prefers ``quantile-axes`` over ``quantile`` if rows are far from all others.
+            ``auto`` prefers ``ranks-axes`` over ``ranks`` if rows are far from all others.
             For ``whiten``, it uses ``none`` for flows that compress, because these depend on the
             directions. For ``cond_screen``, both values are tried in the best space; the result is
             ``off`` if all conditions are relevant, or none is. A table without conditions has no
@@ -482,7 +508,7 @@ def choose_space(preparation: Preparation, wanted: Space) -> Space:
     if screen == AUTO:
         best = _tried(preparation, [best[0], replace(best[0], cond_screen="off")], steps)
     chosen = best[0]
-    if wanted.marginals == AUTO and chosen.marginals == "quantile":
+    if wanted.marginals == AUTO and chosen.marginals == RANKS:
         far = preparation.describe_far_rows(preparation.coordinates(chosen), chosen)
         if far:
             logger.info(f"  {far}; splines along the axes draw them in")
@@ -517,12 +543,9 @@ def _candidates(preparation: Preparation, wanted: Space) -> list[Space]:
         positive = over_decades(table.train_rows.points - half)
         positive &= (table.points - half > 0).all(dim=0)  # also in held-out rows
         wide = [name for name, each in zip(table.names, positive, strict=True) if each]
-        if wide and marginals != LOG:
-            tried = "tried" if marginals == AUTO else f"not tried: give --marginals={LOG}"
+        if wide and marginals == AUTO:
             names = ", ".join(wide[:MOST_NAMED])
-            logger.info(
-                f"Positive over three decades or more: {names}; the log transform is {tried}"
-            )
+            logger.info(f"Positive over three decades or more: {names}; the log transform is tried")
         if marginals == AUTO:
             candidates = [LOG, "none"] if wide else ["none"]
         whitenings = ["zca"] if whiten == AUTO else whitenings
@@ -536,12 +559,11 @@ def _of_levels(preparation: Preparation, wanted: Space) -> Space:
         UsageError: Others are requested.
     """
     kept, dim = preparation.model_config.inflation.get("dims_to_keep"), preparation.table.dim
-    own, names = Space("none", "none"), ("marginals", "whiten", "linear_start")
-    asked = any(getattr(wanted, name) not in (AUTO, getattr(own, name)) for name in names)
-    if asked or kept not in (None, dim):
+    own = Space("none", "none")
+    if wanted.marginals not in (AUTO, own.marginals) or kept not in (None, dim):
         raise UsageError(
             "a table with category data only has probabilities but no coordinates: leave "
-            "--marginals, --whiten, --linear_start and --dims_to_keep out"
+            "--marginals and --dims_to_keep out"
         )
     return own
 

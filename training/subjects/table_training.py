@@ -9,13 +9,13 @@ flow can then have the higher density on other rows. Both are therefore trained,
 seconds, and the log densities of held-out rows decide.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from math import isfinite, prod
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -43,7 +43,6 @@ from training.learning.run import PostTraining
 from training.learning.run_folder import Resumed
 from training.names import (
     ANY_NUMBER,
-    AXES_TOO,
     BY_WEIGHT,
     DISCRETE,
     LIKELIHOOD,
@@ -247,9 +246,7 @@ class TableTraining(Training):
 
     def _network_arguments(self) -> dict[str, Any]:
         """Return arguments of the network's constructor."""
-        # Options left out are not written, so that networks without them keep their description.
-        several = {"members": self.recipe.ensemble} if self.recipe.ensemble > 1 else {}
-        return {**self.recipe.layers, **self._of_conditions(), **several}
+        return {**self.recipe.layers, **self._of_conditions()}
 
     def _preparation(self, device: torch.device) -> Preparation:
         """Return the table as prepared for its training."""
@@ -274,10 +271,6 @@ class TableTraining(Training):
             return seen
         if shape is None:
             return seen
-        if self.space.cond_screen == "on":
-            raise UsageError(
-                "--cond_screen=on would drop parts of --cond_shape: give only one of them"
-            )
         if not self.of_sets and (prod(shape) != count or len(shape) > 3):
             raise UsageError(
                 f"--cond_shape={'x'.join(map(str, shape))} does not match the {count} "
@@ -291,8 +284,15 @@ class TableTraining(Training):
         The coordinates are not chosen again.
         """
         training, fits = super().within(seconds, start)
-        chosen = Space(**{each.name: start.resolved[each.name] for each in fields(Space)})
-        return replace(training, space=chosen), fits
+        return replace(training, space=Space(**start.space)), fits
+
+    def with_choices(self, chosen: Mapping[str, Any]) -> Self:
+        """Return this training with the recipe and the coordinates of the run that it continues.
+
+        Raises:
+            DataError: A coordinate choice is missing or unknown.
+        """
+        return replace(super().with_choices(chosen), space=Space.of(chosen))
 
     def start(self, device: torch.device, resumed: Resumed | None) -> Start:
         """Return the start of the training, and log the choices made.
@@ -317,7 +317,6 @@ class TableTraining(Training):
         if self.likelihood:
             model.about |= about_likelihood(table)
         only_given = bool(conditions) and model.about["dims_to_keep"] == table.dim
-        fit = self.calibration_fit
 
         def watch() -> Validation | None:
             held_out = preparation.held_out(coordinates, loss)
@@ -329,7 +328,8 @@ class TableTraining(Training):
             recipe=recipe,
             model=model,
             loss=loss,
-            resolved={**recipe.chosen, **asdict(space), "arch": self.network},
+            resolved={**recipe.chosen, "arch": self.network},
+            space=asdict(space),
             name=(
                 self.path.stem,
                 loss.schedule.name,
@@ -338,7 +338,7 @@ class TableTraining(Training):
             ),
             source=lambda: preparation.source(coordinates),
             ending=PostTraining(
-                preparation.calibration(coordinates, fit) if fit else None,
+                preparation.calibration(coordinates) if self.calibrate else None,
                 self.distribution(
                     replace(preparation.distribution(coordinates), checked=not only_given)
                 ),
@@ -367,7 +367,7 @@ class TableTraining(Training):
             resumed.take_coordinates(coordinates)
         far = preparation.describe_far_rows(coordinates, space)
         if far:
-            warn("far-held-out", f"{far}, or try --marginals={AXES_TOO}")
+            warn("far-held-out", far)
         return space, coordinates
 
 

@@ -22,11 +22,9 @@ from training.flow.coordinates.conditions import Surprise
 from training.flow.coordinates.coordinates import Coordinates
 from training.flow.likelihood import LOG_PROB_ERROR
 from training.flow.pfode import ProbabilityFlow, Trajectory
-from training.learning.finishing import MOST, LatentPlan
 from training.measure.held_out_ranks import density_ranks, latent_coverage
 from training.names import MOST_ROWS, TABLE, script
 from training.subjects.subject import Draw, Facts, Samples, Subject, required, variances_line
-from training.subjects.table_spaces import rows_to_inflate
 from training.trained.network import TrainedNetwork
 
 
@@ -325,11 +323,6 @@ class TableFlow(Subject):
             )
         trials = given.reshape(len(table), -1, len(own))
         conditions = trials[..., [own.index(name) for name in self.condition_names]].flatten(1)
-        if not self.of_sets and conditions.isnan().any():
-            raise DataError(
-                f"{path} has trials with missing data, which only a likelihood supports: "
-                f"make it with {script('dataset_tool')} --missing=drop"
-            )
         return conditions
 
     def _columns_of(self, path: DataSource, table: DataTable) -> Tensor:
@@ -363,14 +356,6 @@ class TableFlow(Subject):
         coordinates = self.coordinates
         points = coordinates.plausible(points) if drawn else coordinates.rounded(points)
         return list(self.schema.order), self.schema.restored(points.cpu())
-
-    def latent_plan(self, path: DataSource | None, seed: int, device: torch.device) -> LatentPlan:
-        """Return a plan for learning the base distribution again from the rows of a table."""
-        table = self.table(required(path))
-        rows = Rows(self._columns_of(required(path), table))
-        held_out = torch.from_numpy(table.held_out)
-        halves = rows.at(~held_out), rows.at(held_out)
-        return rows_to_inflate(*halves, self.coordinates, seed, MOST)
 
     def melt_facts(self, flow: ProbabilityFlow, melt: Trajectory) -> Facts:
         """Return latent variances divided by their closed form, and the coverage of the latents."""

@@ -1,7 +1,7 @@
 """Toys: trainings, and flows of a network, of the toy's exact denoiser, or of a set of points."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -23,7 +23,7 @@ from training.flow.eigenbasis import EigenBasis
 from training.flow.pfode import ProbabilityFlow
 from training.flow.schedules import INFLATION_DEFAULTS
 from training.learning.cost import require_batch
-from training.learning.finishing import MOST, NETWORK_ROWS, LatentPlan, points_to_inflate
+from training.learning.finishing import NETWORK_ROWS, LatentPlan, points_to_inflate
 from training.learning.loss import MOST_NEAR
 from training.learning.run import PostTraining
 from training.learning.run_folder import Resumed
@@ -49,6 +49,8 @@ class ToyTraining(Training):
 
     toy: Toy
     others: int | None = None
+    # Networks of toys are good, so that slopes cost their samples nothing.
+    calibration_method = "path"
 
     @property
     def averaged_over(self) -> int:
@@ -62,7 +64,8 @@ class ToyTraining(Training):
         """Recipe of the training, which depends on the dimension and ``averaged_over``."""
         recipe = recipes.AVERAGED_PLANE if self.toy.dim <= recipes.PLANE else recipes.AVERAGED_SPACE
         recipe = recipe if self.model_config.network == "mlp" else recipes.AVERAGED_TOY
-        return (recipe if self.averaged_over else recipes.TOY).but(self.amounts)
+        recipe = (recipe if self.averaged_over else recipes.TOY).but(self.amounts)
+        return replace(recipe, antithetic=False) if self.others == 0 else recipe
 
     def start(self, device: torch.device, resumed: Resumed | None) -> Start:
         """Return the start of the training, with the toy's exact eigenbasis.
@@ -229,10 +232,6 @@ class ToyFlow(Subject):
     def points(self, path: TableSource, seen: Tensor | None = None) -> Tensor:
         """Read points ``[M, D]`` from a table with columns ``x1`` to ``xD``."""
         return read_columns(path, self.observed_names(seen), self.names, [])
-
-    def latent_plan(self, path: DataSource | None, seed: int, device: torch.device) -> LatentPlan:
-        """Return a plan for learning the base distribution again from draws of the toy."""
-        return latent_plan(self.toy, MOST, seed)
 
 
 def _shown(variances: Tensor) -> str:

@@ -7,7 +7,7 @@ inflating. Code shared by all kinds is in ``training.cli.train``.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Self
 
 import torch
@@ -37,7 +37,8 @@ class Start:
         recipe: Duration, batch size, rates, intervals and settings of the training.
         model: Untrained model.
         loss: Loss of the training.
-        resolved: Resolved values of options, by name.
+        resolved: Resolved amounts of the recipe and values of options, by name.
+        space: Chosen coordinates, by name.
         name: Parts of the name of the run's folder; None for parts that are left out.
         source: Function that returns the source of batches.
         ending: Steps that complete the trained model.
@@ -48,6 +49,7 @@ class Start:
     model: TrainedNetwork
     loss: DenoisingLoss
     resolved: Mapping[str, Any]
+    space: Mapping[str, Any] = field(default_factory=dict)
     name: tuple[str | None, ...]
     source: Callable[[], BatchSource]
     ending: PostTraining
@@ -64,10 +66,8 @@ class Training(ABC):
         amounts: Amounts that the user gave, such as the number of samples, by name. None stands for
             the amount in the recipe; unknown names are ignored.
         data_dim: Expected dimension of the data, as a check.
-        calibration_fit: Method for calibrating the trained network, a name in ``METHODS``; None for
-            no calibration.
-        learns_latents: Whether compressed latents get a learned distribution instead of the
-            Gaussian; None for models without compressed latents.
+        calibrate: Whether the trained network is calibrated.
+        inflates: Whether the model is an inflationary flow, whose latents are tested and learned.
         dry_run: Whether the training is only described.
         benchmarks: Whether cuDNN searches for its fastest kernels.
     """
@@ -75,12 +75,14 @@ class Training(ABC):
     model_config: ModelConfig
     amounts: Mapping[str, Any]
     data_dim: int | None = None
-    calibration_fit: str | None = None
-    learns_latents: bool | None = None
+    calibrate: bool = False
+    inflates: bool = False
     dry_run: bool = False
     benchmarks: bool = False
     calibrates: ClassVar[bool] = True
     """Whether inflationary flows are calibrated by default."""
+    calibration_method: ClassVar[str] = "gain"
+    """Method of the calibration, a name in ``METHODS``."""
 
     @property
     def seed(self) -> int:
@@ -89,12 +91,12 @@ class Training(ABC):
 
     def calibration(self, points: Callable[[], Batch], count: int) -> CalibrationPlan | None:
         """Return a plan for calibration on ``count`` points; None for no calibration."""
-        fit = self.calibration_fit
-        return CalibrationPlan(points, count, self.seed, fit) if fit else None
+        plan = CalibrationPlan(points, count, self.seed, self.calibration_method)
+        return plan if self.calibrate else None
 
     def distribution(self, plan: LatentPlan) -> LatentPlan | None:
-        """Return the plan for the base distribution; None if it is not learned."""
-        return None if self.learns_latents is None else replace(plan, learned=self.learns_latents)
+        """Return the plan for the base distribution; None for other models."""
+        return plan if self.inflates else None
 
     @property
     def useful_threads(self) -> int | None:
@@ -113,6 +115,15 @@ class Training(ABC):
             UsageError: The user's choices contradict the data or each other.
             DataError: The state is for other data.
         """
+
+    def with_choices(self, chosen: Mapping[str, Any]) -> Self:
+        """Return this training with the choices of the run that it continues, by name.
+
+        Raises:
+            DataError: A choice is missing or unknown.
+        """
+        given = {name: value for name, value in self.amounts.items() if value is not None}
+        return replace(self, amounts={**chosen, **given})
 
     def within(self, seconds: float, start: Start) -> tuple[Self, float]:
         """Return this training with the number of samples that fits into a time.

@@ -10,7 +10,7 @@ from scipy.stats import norm
 from sklearn.preprocessing import PowerTransformer
 from torch.distributions import MultivariateNormal
 
-from dnnlib.errors import DataError, UsageError
+from dnnlib.errors import DataError
 from tests.support.draws import double, normal, seeded
 from tests.support.running import refusal
 from training.data.tables.schema import Column, Schema
@@ -20,7 +20,7 @@ from training.learning.coordinates import basis_in, fit_coordinates, over_decade
 from training.names import AXES_TOO, EVENED, LOG, MARGINALS, WHITENINGS
 
 NAMES = ["gamma", "uniform", "rate", "sum"]
-SPACES = [*product((*MARGINALS, "quantile-0.2"), WHITENINGS), *product((AXES_TOO,), ("pca", "zca"))]
+SPACES = [*product((*MARGINALS, "ranks-0.2"), WHITENINGS), *product((AXES_TOO,), ("pca", "zca"))]
 
 
 def table(count=2000, seed=0):
@@ -92,21 +92,19 @@ def test_splines_along_axes_draw_in_a_row_that_is_far_from_all_others():
     points = table()
     points[0, 3] += 20  # not far in its column, but off the plane of the others
     columns = Schema.plain(NAMES)
-    plain, axes = (fit_coordinates(points, columns, m, "pca") for m in ("quantile", AXES_TOO))
+    plain, axes = (fit_coordinates(points, columns, m, "pca") for m in ("ranks", AXES_TOO))
     far, near = (float(each.to_flow(points[:1]).norm()) for each in (plain, axes))
     assert near < 6 < far
-    with pytest.raises(UsageError, match="whiten=pca or zca"):
-        fit_coordinates(points, columns, AXES_TOO, "none")
 
 
 def test_scores_make_columns_normal_and_powers_are_those_of_scikit_learn():
     points = table(6000)
     distance = {}
-    for marginals in ("none", "quantile"):
+    for marginals in ("none", "ranks"):
         u = fit_coordinates(points, Schema.plain(NAMES), marginals, "none").to_flow(points)
         levels = norm.cdf(u[:, 0].sort().values.numpy())
         distance[marginals] = np.abs(levels - (np.arange(6000) + 0.5) / 6000).max()
-    assert distance["quantile"] < 0.01 < 0.05 < distance["none"]
+    assert distance["ranks"] < 0.01 < 0.05 < distance["none"]
     fitted = fit_coordinates(points[:, [0]], Schema.plain(["gamma"]), "yeo-johnson", "none")
     power = fitted.maps[0]
     scaled = (points[:, [0]] - power.location) / power.scale
@@ -160,7 +158,7 @@ def test_what_has_no_coordinates_is_said_with_the_name_of_its_column():
     assert "column 'uniform' has 1.5 in row 8" in refusal(fit_coordinates, points, columns)
     points = table()
     points[:, 2] = 3
-    for marginals, whiten in (("quantile", "zca"), ("none", "none")):
+    for marginals, whiten in (("ranks", "zca"), ("none", "none")):
         with pytest.raises(DataError, match="column 'rate' is constant"):
             fit_coordinates(points, Schema.plain(NAMES), marginals, whiten)
     points = table()

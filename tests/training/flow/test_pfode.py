@@ -172,7 +172,7 @@ CASES = [
     (ValueError, "calibration", lambda: Calibration(NODES, ONES, ONES.float())),
     (ValueError, "calibration", lambda: Calibration(NODES, ONES, ONES / 0)),
     (ValueError, "calibration", lambda: Calibration(NODES, ONES[:2], ONES[:2])),
-    (UsageError, "marginal, path", lambda: fit_calibration(denoiser(), POINTS, NODES, 0, "melt")),
+    (UsageError, "gain, path", lambda: fit_calibration(denoiser(), POINTS, NODES, 0, "melt")),
     (ValueError, "output gain", lambda: OutputGain(NODES, torch.ones(2, 2))),
     (ValueError, "gains of the network output", lambda: OutputGain(NODES, torch.ones(3, 2) / 0)),
     (ValueError, "gains of the network output", lambda: OutputGain(NODES, torch.ones(3, 2).long())),

@@ -33,11 +33,9 @@ from training.inference.trial_likelihoods import (
 from training.learning.building import ModelConfig
 from training.learning.gaussian_start import fit_gaussian
 from training.measure.posterior.predictive import model_probabilities
-from training.networks.mixture import ASKED
 from training.recipes import Recipe
-from training.subjects.likelihoods import IncompleteTrialDistribution, uniform_model
+from training.subjects.likelihoods import uniform_model
 from training.subjects.table_spaces import Preparation, Space
-from training.subjects.trial_training import HIDDEN, TrialPreparation
 
 DIM = 3
 POINTS = normal(5, DIM, seed=1)
@@ -455,67 +453,3 @@ def test_probabilities_of_models_have_the_errors_of_their_evidences():
     moved = evidence + error * normal(20_000, 3, seed=1)
     spread = model_probabilities(moved, error, double([1.0, 2.0, 1.0]))[0].std(dim=0)
     assert_close(deviation[0], spread, rtol=0.05, atol=0)
-
-
-def test_the_law_of_what_is_there_of_a_trial_is_the_marginal_one():
-    a, e = normal(4000, 1, seed=1), normal(4000, 2, seed=2)
-    e[:, 1] = 0.8 * e[:, 0] + 0.6 * e[:, 1]
-    y = a + e
-    y[:, 1] = y[:, 1].exp()  # between its bounds, 0 and infinity
-    holes = torch.where(normal(4000, 2, seed=3) < -0.7, torch.tensor(torch.nan).double(), y)
-    holes[:, 0] = torch.where(holes.isnan().all(dim=1), y[:, 0], holes[:, 0])
-    columns = [Column("x"), Column("y", low=0.0)]
-    held_out = torch.arange(4000) >= 3500
-    table = table_of(columns, holes, held_out, a, "a")
-    choices = ModelConfig(
-        "ifs", {"gamma0": 1e-3}, "trials", {"width": 8, "label_dim": 1}, "ES", "log"
-    )
-    prepared = TrialPreparation(
-        table, choices, Recipe(duration=1e-4, batch=100), torch.device("cpu")
-    )
-    with mock.patch("training.learning.gaussian_start.STEPS", 80):
-        model, _ = prepared.build(prepared.coordinates(Space("none", "none", "gaussian")))
-    model.denoiser.eval().requires_grad_(False)
-    network = model.denoiser.network
-    distribution, nothing = (
-        IncompleteTrialDistribution(model.flow, network),
-        torch.zeros(300, 0).double(),
-    )
-    points, seen = a[:300], y[:300].clone()
-    seen[:100, 0] = seen[100:200, 1] = torch.nan
-    off = seen.clone()
-    off[:, 1] = off[:, 1].log()
-    off = off - points
-    both = (off[:, 0].square() - 1.6 * off[:, 0] * off[:, 1] + off[:, 1].square()) / 0.36
-    exact = -(both + log(0.36)) / 2 - log(2 * pi) - seen[:, 1].log()
-    exact[:100] = -(off[:100, 1].square() + log(2 * pi)) / 2 - seen[:100, 1].log()
-    exact[100:200] = -(off[100:200, 0].square() + log(2 * pi)) / 2
-    rough = distribution.rough(seen, nothing, points)
-    for which in torch.arange(300).chunk(3):
-        # Few steps learn roughly; columns taken as independent would be off by .5 on average.
-        assert (rough - exact)[which].abs().mean() < 0.25
-    # The density of one number is the integral over the other, however much was learned.
-    nodes = torch.linspace(-9, 9, 601).double()
-    for column, scaled in ((0, nodes.expand(20, -1)), (1, nodes.expand(20, -1).exp())):
-        both_there = y[100 * column : 100 * column + 20, None].repeat(1, 601, 1)
-        both_there[..., column] = scaled
-        given = points[100 * column : 100 * column + 20].repeat_interleave(601, dim=0)
-        joint = distribution.rough(both_there.flatten(0, 1), torch.zeros(12020, 0).double(), given)
-        slopes = nodes if column else torch.zeros(601).double()  # of the exponential function
-        marginal = (joint.view(20, 601) + slopes).logsumexp(dim=1) + log(nodes[1] - nodes[0])
-        assert_close(rough[100 * column : 100 * column + 20], marginal, rtol=0, atol=1e-4)
-    # The flow of a network that is not trained is the same.
-    assert_close(distribution.log_prob(seen, nothing, points), rough, rtol=0, atol=0.01)
-    inside = points.clone().requires_grad_()
-    distribution.rough(seen, nothing, inside).sum().backward()
-    aside = [distribution.rough(seen, nothing, points + step) for step in (1e-3, -1e-3)]
-    slopes = (aside[0] - aside[1]) / 2e-3  # of networks in single precision
-    assert_close(inside.grad[:, 0], slopes, rtol=0.01, atol=0.01)
-    # Each row is asked for all of its data, or for some of them.
-    coordinates = prepared.coordinates(Space("none", "none", "gaussian"))
-    labels = prepared.placed(coordinates, table.rows, torch.Generator()).labels
-    asked = labels[:, 1:] == ASKED
-    assert not (asked & holes.isnan()).any()
-    assert asked.any(dim=1).all()
-    hidden = (~asked & ~holes.isnan()).any(dim=1)[~holes.isnan().any(dim=1)].double().mean()
-    assert hidden == pytest.approx(HIDDEN / 3, abs=0.03)

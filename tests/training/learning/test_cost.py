@@ -1,16 +1,13 @@
-"""Recipes of trainings, and what their steps take."""
+"""Recipes of trainings."""
 
 from inspect import signature
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import nn
 
-from tests.support.trainers import model_of, tiny_model
-from training.learning.cost import StepCost
 from training.networks.unet import ADMUNet, UNet
-from training.recipes import ImageRecipe, Recipe, fitted, published
+from training.recipes import ImageRecipe, fitted, published
 
 NAMES = ("model_channels", "channel_mult", "dropout", "pixel_waves")
 CPU, CUDA = "cpu", "cuda"
@@ -72,26 +69,3 @@ def test_what_a_user_chose_is_kept(arch, images, side, channels, cuda, chosen):
         assert recipe.lr_ramp <= 10
         assert len(recipe.cres) <= side.bit_length()
         assert arch != "adm" or "cbase" in chosen or recipe.cbase % 64 == 0
-
-
-@pytest.mark.parametrize("name", ["ADM", "ensemble with conditions", "embedded conditions"])
-def test_parameters_and_operations_are_counted_and_the_model_stays(name):
-    model, loss = model_of(name)
-    before = model.digest()
-    cost = StepCost.of(model, loss, Recipe(duration=1e-4, batch=12, lr_ramp=0))
-    assert cost.parameters == sum(weights.numel() for weights in model.denoiser.parameters())
-    assert (cost.rows, cost.state_bytes) == (12, 16 * cost.parameters)
-    # A product has two in the backward pass; attention computes its weights once more.
-    assert 2 * cost.forward_flops < cost.flops <= 3.5 * cost.forward_flops
-    assert model.digest() == before
-    assert all(weights.grad is None for weights in model.denoiser.parameters())
-
-
-def test_operations_of_a_perceptron_are_those_of_its_products():
-    model, loss = tiny_model(width=16, depth=2)
-    layers = [part for part in model.denoiser.modules() if isinstance(part, nn.Linear)]
-    cost = StepCost.of(model, loss, Recipe(duration=9e-6, batch=9))
-    forward, both = cost.forward_flops, cost.flops
-    assert forward == 2 * sum(layer.weight.numel() for layer in layers)
-    # Each product has two in the backward pass, but that of what needs no gradient, which has one.
-    assert 2 * forward < both < 3 * forward

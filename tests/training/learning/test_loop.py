@@ -4,12 +4,12 @@ import hashlib
 import json
 import logging
 import os
-import re
 import signal
 import threading
 import time
 from itertools import count
 from types import SimpleNamespace
+from unittest import mock
 
 import pytest
 import torch
@@ -21,17 +21,15 @@ from tests.support.trainers import Troubled, assert_same_state, circles_trainer,
 from torch_utils.snapshots import read_state
 from training.data.batches import Batch
 from training.flow.denoisers import calls_of_fit
-from training.learning import run
+from training.learning import run, run_folder
 from training.learning.cost import step_seconds
 from training.learning.finishing import CalibrationPlan, LatentPlan, calibration_within
 from training.learning.run import (
-    Forecast,
     PostTraining,
     StoppedBySignal,
     StopRequest,
     TimeBudget,
     run_training,
-    spoken,
     train,
 )
 from training.learning.run_folder import Place, Resumed, RunFolder, states_in
@@ -159,8 +157,9 @@ def folder(run_folder):
 
 
 def save(folder, *numbers, keep=9):
-    for number in numbers:
-        folder.save_state({"step": number}, 1000 * number, keep)
+    with mock.patch.object(run_folder, "STATES", keep):
+        for number in numbers:
+            folder.save_state({"step": number}, 1000 * number)
 
 
 def numbers(folder):
@@ -191,7 +190,7 @@ def test_states_are_in_order_and_a_resumed_run_keeps_its_own(folder):
 @pytest.mark.parametrize(("at", "kept"), [(6000, [5, 6]), (5000, [2, 5, 6]), (7000, [1, 2, 5, 6])])
 def test_old_states_that_a_kill_left_are_removed(folder, at, kept):
     save(folder, 1, 2, 5, 6)
-    RunFolder.reopen(folder.path, at, keep=2)
+    RunFolder.reopen(folder.path, at)
     assert numbers(folder) == kept
 
 
@@ -268,39 +267,6 @@ def test_the_block_ends_though_a_worker_holds_copies_of_its_sockets():
     with StopRequest() as stop:
         copy = os.dup(stop._mouth.fileno())  # as a forked process has it
     os.close(copy)
-
-
-class Clock:
-    def __init__(self, monkeypatch):
-        self.now = 100.0
-        monkeypatch.setattr("time.monotonic", lambda: self.now)
-
-
-def test_the_end_is_foretold_once_after_a_minute_or_a_step(monkeypatch):
-    for step, told_after, words in (
-        (1.0, 60, r"^10 s per thousand samples: about 16 min to go, .*\d\d; then 7 min "),
-        (100.0, 1, r"^1e\+03 s per thousand samples: about 28 h to go, until "),
-        (7000.0, 1, r"7e\+04 s .*about 81 days to go; a shorter --duration"),
-    ):
-        clock = Clock(monkeypatch)
-        forecast = Forecast(seen=0, total=100_000, follows=100_000.0)
-        lines = []
-        clock.now += 3 if told_after > 1 else 0  # the first step is slower
-        for _ in range(100):
-            clock.now += step
-            lines.append(forecast.line(100))
-        (index,) = (index for index, line in enumerate(lines) if line)
-        assert told_after - 4 <= index + 1 <= told_after
-        assert re.search(words, str(lines[index]))
-
-
-def test_a_training_under_a_minute_foretells_nothing_and_times_have_fitting_units(monkeypatch):
-    clock = Clock(monkeypatch)
-    forecast = Forecast(seen=500, total=1000)
-    clock.now += 100
-    assert forecast.line(500) is None
-    seconds = (3, 119, 121, 7300, 200_000, 3e8)
-    assert [spoken(s) for s in seconds] == ["3 s", "119 s", "2 min", "2 h", "2 days", "10 years"]
 
 
 def test_parts_are_told_after_the_first_step_and_in_between_reports(run_folder, monkeypatch):

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from dnnlib.errors import DataError, TrainingError, UsageError
+from dnnlib.errors import DataError, TrainingError
 from tests.support import trainers
 from tests.support.draws import normal, seeded
 from tests.support.image_models import image_basis, image_model
@@ -25,7 +25,7 @@ from training.data.batches import Batch
 from training.flow.eigenbasis import EigenBasis
 from training.learning import cost
 from training.learning import trainer as trainer_module
-from training.learning.cost import compile_network, fastest_precision, gradient_seconds
+from training.learning.cost import fastest_precision, gradient_seconds
 from training.learning.loss import DenoisingLoss, NoiseDraws
 from training.learning.run import StopRequest
 from training.learning.trainer import (
@@ -264,37 +264,6 @@ def test_a_trial_changes_neither_the_network_nor_what_is_drawn_after_it():
     assert model.denoiser.precision == "fp32"
     assert all(map(torch.equal, weights, model.denoiser.parameters()))
     assert all(value.grad is None for value in model.denoiser.parameters())
-
-
-def test_the_batch_it_is_tried_with_is_not_learnt_from(monkeypatch):
-    asked = []
-    monkeypatch.setattr(nn.Module, "compile", lambda network: asked.append(network))
-    weights = []
-    for compiled in (False, True):
-        trainer, source = circles_trainer()
-        if compiled:
-            compile_network(trainer, source)
-            assert asked == [trainer.denoiser.network]
-        run_steps(trainer, source, 2)
-        weights.append(nn.utils.parameters_to_vector(trainer.denoiser.parameters()))
-    assert torch.equal(*weights)
-
-
-def test_what_cannot_be_compiled_is_refused_in_one_line(monkeypatch):
-    # The base of all errors of the compiler: where it has moved, take what torch.compile raises for
-    # a backend that does not exist.
-    import torch._dynamo.exc
-
-    def fail(network, *given):
-        raise torch._dynamo.exc.TorchDynamoException("no compiler\n  in a traceback")
-
-    for broken in ("compile", "forward"):
-        trainer, source = circles_trainer()
-        with monkeypatch.context() as patch:
-            patch.setattr(nn.Module, "compile", lambda network: None)
-            patch.setattr(type(trainer.denoiser.network), broken, fail)
-            with pytest.raises(UsageError, match=r"machine \(no compiler\): leave --compile out$"):
-                compile_network(trainer, source)
 
 
 def work_in_which_one_loss_overflows():

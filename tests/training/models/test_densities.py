@@ -22,7 +22,7 @@ def trained(bounded, whole=False):
     bounds = None if whole else {"theta1": (-1, 1), "theta2": (-1, 1)}
     simulations = Simulations(theta, data, bounds=bounds)
     with quick_endings():
-        return simulations.train(duration=0.02, width=32, seed=3, threads=1, bounded=bounded)
+        return simulations.train(duration=0.02, width=32, seed=3, bounded=bounded)
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +126,7 @@ def test_what_has_no_gradient_or_no_density_is_refused(posterior):
 def test_distributions_of_pytorch_have_gradients():
     rows = np.random.default_rng(0).normal(size=(300, 2)) @ [[1, 1], [0, 0.5]]
     with quick_endings():
-        model = Table.open(rows).train(duration=0.002, width=16, seed=1, threads=1)
+        model = Table.open(rows).train(duration=0.002, width=16, seed=1)
     distribution = FlowDistribution(model.flow)
     leaf = distribution.sample([4]).requires_grad_()
     (gradient,) = torch.autograd.grad(distribution.log_prob(leaf).sum(), leaf)

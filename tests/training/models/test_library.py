@@ -1,6 +1,7 @@
 """The library: results of one family, warnings as data, messages that name arguments of Python."""
 
 import warnings
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from training import (
     rounds,
     simulate,
 )
+from training.flow.coordinates.conditions import Surprise
 
 FEW = {"duration": 0.0004, "batch": 100, "width": 8, "depth": 1}
 PRIOR = {"a": stats.uniform(-1, 2), "b": stats.uniform(-1, 2)}
@@ -120,14 +122,17 @@ def test_the_evidence_of_one_model_needs_no_other(results):
 
 
 def test_warnings_are_data_and_issued_once(model):
-    with warnings.catch_warnings(record=True) as issued:
+    with (
+        mock.patch.object(Surprise, "limit", -100.0),
+        warnings.catch_warnings(record=True) as issued,
+    ):
         warnings.simplefilter("always")
-        draws = model.posterior().sample([[0.0, 0.0], [1.5, -1.5]], draws=40)
-    found = {each.code: each for each in draws.warnings}
-    unlike = found["out-of-distribution"]
-    assert unlike.numbers["observation"] == 2
-    assert unlike.numbers["surprise"] > unlike.numbers["limit"]
-    assert found["not-converged"].numbers == {"observations": [2]}
+        draws = model.posterior().sample([[0.0, 0.0], [0.5, -0.5]], draws=40)
+    unlike = [each for each in draws.warnings if each.code == "out-of-distribution"]
+    assert [each.numbers["observation"] for each in unlike] == [1, 2]
+    assert all(each.numbers["surprise"] > each.numbers["limit"] == -100 for each in unlike)
+    (missed,) = [each for each in draws.warnings if each.code == "not-converged"]
+    assert missed.numbers == {"observations": [1, 2]}
     assert [str(each.message) for each in issued] == [each.text for each in draws.warnings]
     assert not any("--" in each.text for each in draws.warnings)
 

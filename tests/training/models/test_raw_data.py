@@ -1,6 +1,7 @@
 """Tests of raw data as conditions of a posterior, from simulations to draws."""
 
 from functools import cache
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -8,13 +9,13 @@ import torch
 from torch import nn
 
 from dnnlib.errors import DataError, UsageError
-from tests.support.running import quick_endings
+from tests.support.running import in_coordinates, quick_endings
 from training import Model, Simulations, Table
 from training.files.posterior_draws import load_netcdf
 
 RNG = np.random.default_rng(0)
 THETA = RNG.uniform(-1, 1, (60, 2))
-QUICK = {"seed": 0, "duration": 0.002, "width": 8, "whiten": "zca", "bounded": "map"}
+QUICK = {"seed": 0, "duration": 0.002, "width": 8, "bounded": "map"}
 DATA = {
     "series": RNG.normal(size=(60, 12)),
     "images": RNG.normal(size=(60, 8, 8)),
@@ -31,8 +32,8 @@ def simulations(data_as, **choices):
 
 @cache
 def trained(data_as):
-    own = {"embedding": NETWORK} if data_as == "arrays" else {"linear_start": "on"}
-    with quick_endings():
+    own = {"embedding": NETWORK} if data_as == "arrays" else {}
+    with quick_endings(), in_coordinates(linear_start="on"):
         return simulations(data_as).train(**QUICK, **own)
 
 
@@ -56,8 +57,9 @@ def test_posteriors_of_raw_data_have_draws_densities_and_gradients(data_as):
 def test_models_of_raw_data_are_equal_from_files_and_after_an_interruption(tmp_path):
     simulations("sets").save(tmp_path / "sets.npz")
     table, model = Table.open(tmp_path / "sets.npz"), trained("sets")
-    with quick_endings():
-        whole = table.train(tmp_path / "run", **QUICK, linear_start="on", tick=1, dump=1)
+    states = mock.patch("training.learning.run_folder.STATES", 9)
+    with quick_endings(), states, in_coordinates(linear_start="on"):
+        whole = table.train(tmp_path / "run", **QUICK, tick=1, dump=1)
         states = sorted(tmp_path.glob("run/*/training-state-*"))
         assert len(states) > 1
         resumed = table.train(resume=states[0])
@@ -87,7 +89,6 @@ def test_a_network_of_the_user_is_needed_to_open_its_model(tmp_path):
     [
         ("series", {"likelihood": True}, r"has series \[12, 1\] as conditions: leave likelihood"),
         ("images", {"any": True}, "leave any out"),
-        ("sets", {"cond_screen": "on"}, "leave cond_screen out"),
         ("series", {"embedding": NETWORK}, "or make the simulations with data_as='arrays'"),
         ("arrays", {}, "give their network, embedding="),
         ("arrays", {"embedding": nn.Linear(4, 2)}, r"Linear fails for data of shape \[2, 2, 3\]"),

@@ -1,6 +1,5 @@
 """Simulations: one result on any number of processes, failures, files that are continued."""
 
-import logging
 import pickle
 import threading
 from functools import partial
@@ -12,6 +11,7 @@ import pytest
 from scipy import stats
 
 from dnnlib.errors import DataError, UsageError
+from dnnlib.warned import InflationWarning
 from training import simulate
 from training.files.simulator_runs import SimulatorRuns
 from training.models import simulating
@@ -83,8 +83,8 @@ def test_any_callable_goes_to_other_processes_and_names_do_not_matter():
     assert np.array_equal(same.data, same.parameters)
 
 
-def test_failures_are_missing_rows_with_their_messages(caplog):
-    with caplog.at_level(logging.WARNING):
+def test_failures_are_missing_rows_with_their_messages():
+    with pytest.warns(InflationWarning) as issued:
         runs = simulate(failing, PRIOR, COUNT)
     bad = np.flatnonzero(runs.parameters["a"] > 0.8)
     assert 0 < len(bad) < COUNT
@@ -92,7 +92,7 @@ def test_failures_are_missing_rows_with_their_messages(caplog):
     assert np.array_equal(runs.data.isna().all(axis=1), runs.parameters["a"] > 0.8)
     message = runs.failures[bad[0]]
     assert message.startswith("ValueError: a is too large (test_simulating.py, line ")
-    assert f"{len(bad)} of {COUNT} simulations raised an exception" in caplog.text
+    assert f"{len(bad)} of {COUNT} simulations raised an exception" in str(issued[0].message)
     with pytest.raises(DataError, match=r"all 9 simulations failed: NameError: .*nothing"):
         simulate(lambda theta, rng: nothing, PRIOR, 9)  # noqa: F821
 

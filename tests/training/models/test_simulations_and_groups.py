@@ -323,7 +323,7 @@ def test_as_many_particles_are_taken_as_fit_into_minutes(monkeypatch, caplog):
     which = problem(gaussian_prior(), seen, double([[0.2]]))
 
     def wanted(minutes, sampler="twisted"):
-        return planned(which, SamplingPlan(sampler, draws=50, minutes=minutes), 10)
+        return planned(which, SamplingPlan(sampler, draws=50, minutes=minutes, began=0.0), 10)
 
     for minutes in (2, 4, 8):
         own, plan = wanted(minutes)

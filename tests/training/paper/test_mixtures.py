@@ -315,6 +315,6 @@ def test_a_region_is_where_density_is_and_its_share_is_told():
 
 def test_what_no_prior_reaches_is_given_up(monkeypatch):
     monkeypatch.setattr("training.inference.region.MOST_DRAWS", 1000)
-    posterior = Amortized(conditional_prior(), double([[0.5]]), 1024, 1, 200, 0)
+    posterior = Amortized(conditional_prior(), double([[0.5]]), 1024, 200, 0)
     region = Region([(Bounds.from_posterior(posterior), posterior)])
     assert restricted(lambda count: torch.full((count, 2), 9.0).double(), region, 5) is None

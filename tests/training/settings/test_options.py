@@ -22,7 +22,7 @@ from training.cli.script import command, group
 from training.cli.shared import last_time, steps_and_end
 from training.models.integration_settings import LatentChoice, latent_choice, recorded_eps
 from training.models.training import resumed_options, training_on_toy, tries_precisions
-from training.names import DEFAULT_STEPS, OTHERS
+from training.names import DEFAULT_STEPS, OTHERS, RANKS
 from training.recipes import AVERAGED_PLANE, AVERAGED_SPACE, AVERAGED_TOY, TOY
 from training.settings import types
 from training.settings.declared import Declared, argument, option, options_of
@@ -31,7 +31,6 @@ from training.settings.shared import ImageTimeOptions
 from training.settings.train import TrainSettings
 from training.settings.training import ToyTrainSettings, as_typed
 from training.settings.types import COUNT, DATA_SET, FILE, POSITIVE, Names, Ranges, Real
-from training.subjects.record_spaces import MARGINALS
 
 PRR = "--dims_to_keep=1"
 
@@ -376,12 +375,12 @@ def test_targets_of_toys_are_averaged_where_it_pays():
 
 def test_a_trial_decides_precision_if_nothing_else():
     assert tries_precisions(parsed(TrainSettings, "--data=."))
-    for given in ("--precision=fp32", "--preset=published", "--deterministic", "--dry-run"):
+    for given in ("--precision=fp32", "--preset=published", "--dry-run"):
         assert not tries_precisions(parsed(TrainSettings, "--data=.", given))
 
 
 def test_what_a_run_records_is_taken_again_by_one_that_goes_on():
-    options = [f"--marginals={name}" for name in MARGINALS]
+    options = [f"--marginals={name}" for name in ("auto", "none", RANKS)]
     options += ['--ask=a,"b, c"', "--cres=1,2", "--cond_shape=set:2", "--dims_to_keep=auto"]
     for text in options:
         recorded = parsed(TrainSettings, "--data=.", text).recorded()

@@ -45,7 +45,7 @@ from training.data.images.containers import (
 )
 from training.data.images.stacks import ImageStack, holds_stack
 from training.data.sources.lmdb_store import DATA_FILE, count_entries, read_entries
-from training.names import HELD_OUT_PATCHES, PATCH, PATCHES, SIDES
+from training.names import HELD_OUT_PATCHES, PATCH, PATCHES
 
 
 class SourceImage(NamedTuple):
@@ -146,10 +146,8 @@ def patches(held_out: bool, side: int, count: int) -> Source:
             sequence.
 
     Raises:
-        UsageError: Patches are too small or too large, or the photographs have fewer patches.
+        UsageError: The photographs have fewer patches.
     """
-    if not SIDES[0] <= side <= SIDES[1]:
-        raise UsageError(f"--patch is {side}: give a side from {SIDES[0]} to {SIDES[1]} pixels")
     datasets: Any = importlib.import_module("sklearn.datasets")
     photographs = datasets.load_sample_images().images
     corners = np.concatenate(list(_corners(photographs, held_out, side)))
@@ -194,7 +192,6 @@ MAX_ARCHIVE_BYTES = 1 << 30
 
 def open_source(
     name: str,
-    patch: int | None = None,
     count: int | None = None,
     in_part: bool = False,
     deep: bool = False,
@@ -204,7 +201,6 @@ def open_source(
 
     Args:
         name: The path or the name.
-        patch: Side of patches in pixels; None for the default.
         count: Number of patches; None for the default.
         in_part: Whether only a part of the images will be used. Folders and zips then alternate
             their classes, in a fixed random order, so that a part is balanced.
@@ -219,7 +215,7 @@ def open_source(
     if name == DIGITS:
         return digits()
     if name in (PATCHES, HELD_OUT_PATCHES):
-        return patches(name == HELD_OUT_PATCHES, patch or PATCH, count or PATCHES_MADE)
+        return patches(name == HELD_OUT_PATCHES, PATCH, count or PATCHES_MADE)
     if not path.exists():
         raise DataError(f"{name} does not exist: give {_KNOWN}")
     if path.is_dir():

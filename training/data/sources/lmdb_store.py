@@ -1,27 +1,22 @@
-"""LMDB key-value stores, read by the LMDB library in a separate process.
+"""LMDB key-value stores, read by the LMDB library.
 
-The library trusts a store: a truncated or malicious one can crash the process that reads it, or
-block it forever. In a separate process, a crash is an ordinary error. Its output is checked too:
-keys must be in order, and together no larger than the file, so that the work is bounded by the size
-of the store.
+The library trusts a store: a damaged one can crash the process that reads it. A store that was cut
+short is detected here; otherwise, read only stores from trusted sources.
 """
 
-import importlib.util
 import os
 import struct
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import Any
 
 from dnnlib.errors import DataError
 from training.data.images.containers import MAX_FILE_BYTES
 
 DATA_FILE = "data.mdb"
-_SCRIPT = Path(__file__).with_name("lmdb_process.py")
-_COUNT, _LENGTHS = struct.Struct("<Q"), struct.Struct("<II")
+_PAGE_SIZE, _LAST_PAGE = struct.Struct("<40xI"), struct.Struct("<136xQQ")
+"""Fields of the first two pages of a store: page size, and last page with its transaction."""
 
 
 def count_entries(folder: Path) -> int:
@@ -30,8 +25,8 @@ def count_entries(folder: Path) -> int:
     Raises:
         DataError: The store cannot be read, is not an LMDB, or the package lmdb is not installed.
     """
-    with _opened(folder) as store:
-        return store.count
+    with _opened(folder) as transaction:
+        return int(transaction.stat()["entries"])
 
 
 def read_entries(folder: Path) -> Iterator[tuple[bytes, bytes]]:
@@ -41,33 +36,16 @@ def read_entries(folder: Path) -> Iterator[tuple[bytes, bytes]]:
         DataError: The store or an entry cannot be read, the store is not an LMDB, or the package
             lmdb is not installed.
     """
-    with _opened(folder) as store:
-        left = (folder / DATA_FILE).stat().st_size
-        number, last = 0, b""
-        while (entry := store.next_entry()) is not None:
-            key, value = entry
-            number += 1
-            left -= len(key) + len(value)
-            if number > store.count or left < 0:
-                raise _broken(
-                    folder, "the store has more entries than it declares. Download the store again"
-                )
-            if key <= last:
-                raise _broken(
-                    folder, "the keys of the store are not in order. Download the store again"
-                )
-            last = key
+    with _opened(folder) as transaction:
+        for key, value in transaction.cursor():
+            if len(value) > MAX_FILE_BYTES:
+                raise _broken(folder, f"a value of {len(value)} bytes is too large for an image")
             yield key, value
-        if number != store.count:
-            raise _broken(
-                folder,
-                f"the store has {number} of {store.count} declared entries. Download the store "
-                "again",
-            )
 
 
 @contextmanager
-def _opened(folder: Path) -> Iterator["_Store"]:
+def _opened(folder: Path) -> Iterator[Any]:
+    """Open a transaction of a store for reading."""
     path = folder / DATA_FILE
     if not path.is_file():  # opening a pipe would block forever
         raise _broken(folder, f"the entry {DATA_FILE} is not a file. Download the store again")
@@ -76,50 +54,46 @@ def _opened(folder: Path) -> Iterator["_Store"]:
             folder,
             f"the file {DATA_FILE} cannot be read: permission denied. Change the permissions",
         )
-    if importlib.util.find_spec("lmdb") is None:
+    if _is_cut_short(path):
+        raise _broken(folder, "the store is cut short. Download the store again")
+    try:
+        import lmdb
+    except ImportError as error:
         raise DataError(
             f"{folder} is an LMDB: install the package lmdb (pip install lmdb, or "
             "'.[lmdb]' instead of '.')"
-        )
-    # Isolated from the environment, but with this process's packages: it starts in 20 ms.
-    command = [sys.executable, "-IS", str(_SCRIPT), str(folder), str(MAX_FILE_BYTES), *sys.path]
-    with subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-    ) as process:
-        try:
-            assert process.stdout is not None, "it is a pipe"
-            yield _Store(folder, process.stdout)
-        finally:
-            process.kill()
+        ) from error
+    size = path.stat().st_size
+    try:
+        with (
+            lmdb.open(str(folder), map_size=size, readonly=True, lock=False, create=False) as store,
+            store.begin() as transaction,
+        ):
+            database: Any = store.open_db()  # whose flags lmdb 3.0 declares without arguments
+            if any(database.flags(transaction).values()):
+                raise _broken(
+                    folder, "special keys or duplicate values are not supported. Convert the store"
+                )
+            yield transaction
+    except (lmdb.Error, OSError) as error:
+        why = str(error).rpartition(": ")[2]
+        raise _broken(folder, f"{why}. Download the store again") from error
 
 
-class _Store:
-    """An open store whose entries come from another process.
-
-    Attributes:
-        count: Number of entries that the store declares.
-    """
-
-    def __init__(self, folder: Path, sent: IO[bytes]):
-        self._folder, self._sent = folder, sent
-        self.next_entry()
-        (self.count,) = _COUNT.unpack(self._read(_COUNT.size))
-
-    def next_entry(self) -> tuple[bytes, bytes] | None:
-        """Return the next key and value; None at the end, and once before the first entry."""
-        key_length, length = _LENGTHS.unpack(self._read(_LENGTHS.size))
-        key, value = self._read(key_length), self._read(length)
-        if key:
-            return key, value
-        if value:
-            raise _broken(self._folder, value.decode())
-        return None
-
-    def _read(self, size: int) -> bytes:
-        content = self._sent.read(size)
-        if len(content) < size:
-            raise _broken(self._folder, "the LMDB library crashed. Download the store again")
-        return content
+def _is_cut_short(path: Path) -> bool:
+    """Return whether a data file ends before the last page that it declares."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        first = file.read(_LAST_PAGE.size)
+        if len(first) < _LAST_PAGE.size:
+            return True
+        (page,) = _PAGE_SIZE.unpack_from(first)
+        file.seek(page)
+        second = file.read(_LAST_PAGE.size)
+    if len(second) < _LAST_PAGE.size:
+        return True
+    last, _ = max((_LAST_PAGE.unpack(each) for each in (first, second)), key=lambda both: both[1])
+    return bool((last + 1) * page > size)
 
 
 def _broken(folder: Path, why: str) -> DataError:

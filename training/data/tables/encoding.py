@@ -138,7 +138,7 @@ class _Read(NamedTuple):
     as_written: dict[str, dict[int, str]]
 
     def rows(self, columns: Sequence[Column]) -> np.ndarray:
-        """Return the values ``[n, P]`` of P columns, including derived columns such as weekdays."""
+        """Return the values ``[n, P]`` of P columns, including indicators of missing cells."""
         names = [column.name for column in columns]
         values = np.full((len(next(iter(self.values.values()))), len(columns)), np.nan)
         for name, numbers in self.values.items():

@@ -304,7 +304,6 @@ class RowChoices:
 
     Attributes:
         missing: Method for missing values, a name in ``MISSING``.
-        max_rows: Maximum number of rows to read from the start of the table; None for all rows.
         held_out: Fraction of the rows that is held out of training, for validation.
         seed: Random seed of the split.
 
@@ -313,14 +312,12 @@ class RowChoices:
     """
 
     missing: str = "keep"
-    max_rows: int | None = None
     held_out: float = 0.1
     seed: int = 0
 
     def __post_init__(self) -> None:
         if self.missing not in MISSING:
             raise UsageError(f"missing is {self.missing!r}: give one of {', '.join(MISSING)}")
-        natural("max_rows", self.max_rows or 0)
         natural("seed", self.seed)
         given: object = self.held_out
         if not (isinstance(given, Real) and 0 <= float(given) <= 1):
@@ -337,11 +334,9 @@ class TableChoices(RowChoices):
         dataset: Name of the column that identifies the dataset of each trial; None if each row has
             its own parameters.
         missing: Method for missing values, a name in ``MISSING``: refuse missing values, drop their
-            rows, impute the mean, or keep missing values. Missing values can be kept in the data of
-            trials only; for other columns, ``NotNumbers`` is raised, and the table is read as
-            records. Infinite values, for example of failed simulations, are missing too, but are
-            never kept.
-        dequantize: Whether to detect discrete columns, whose values are dequantized in training.
+            rows, impute the mean, or keep missing values. To keep them, ``NotNumbers`` is raised,
+            and the table is read as records. Infinite values, for example of failed simulations,
+            are missing too.
         bounds: Lower and upper bounds by column, infinite where there is no bound.
         kept: Fraction of the rows for the calibration set, which neither training nor validation
             uses.
@@ -351,19 +346,8 @@ class TableChoices(RowChoices):
     covariates: Sequence[str] = ()
     dataset: str | None = None
     missing: str = "refuse"
-    dequantize: bool = True
     bounds: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     kept: float = 0.0
-
-    def holes(self, names: Sequence[str]) -> list[int]:
-        """Return the indices of columns that may keep missing values, which are data of trials.
-
-        Args:
-            names: Names of all columns.
-        """
-        if self.missing != "keep" or self.dataset is None:
-            return []
-        return [names.index(name) for name in self.conditions]
 
 
 LONGEST_LINE = 4 << 20

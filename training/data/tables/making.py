@@ -34,7 +34,6 @@ from training.data.tables.formats import (
     row_blocks,
 )
 from training.data.tables.repeated_trials import (
-    missing_in_words,
     numbered_datasets,
     trials_in_words,
 )
@@ -237,12 +236,7 @@ DEPENDENT = 1e-11
 
 Its largest residual must also be below ``FOLLOWS`` standard deviations.
 """
-MEAN = "--missing=mean imputes the column mean"
-KEEP = "--missing=keep keeps the observed data of a trial"
-ONLY_DATA = (
-    "and --missing=keep is only for empty cells among data of trials, not for infinite "
-    "values, parameters or covariates"
-)
+MEAN = ", --missing=mean imputes the column mean"
 """Advice about missing values, for messages."""
 
 
@@ -260,9 +254,7 @@ def make_table(source: ForeignTable, choices: TableChoices) -> tuple[DataTable, 
     """
     condition_names, names = _roles(source, choices)
     if choices.dataset is not None and choices.missing == "mean":
-        raise UsageError(
-            "--missing=mean would impute data of trials: give --missing=drop or --missing=keep"
-        )
+        raise UsageError("--missing=mean would impute data of trials: give --missing=drop")
     lines = list(source.notes)
     roles = [names, condition_names, [] if choices.dataset is None else [choices.dataset]]
     parts, holes, rows = _collected(source, choices, roles, lines)
@@ -281,7 +273,7 @@ def make_table(source: ForeignTable, choices: TableChoices) -> tuple[DataTable, 
         if name != choices.dataset
     }
     if holes and choices.missing == "mean":
-        _fill_in(columns_of, holes, marginals, choices.dequantize, lines)
+        _fill_in(columns_of, holes, marginals, lines)
     lines += describe_atoms(marginals)
     condition_columns = _known(condition_names, marginals, choices)
     order = names
@@ -290,8 +282,7 @@ def make_table(source: ForeignTable, choices: TableChoices) -> tuple[DataTable, 
         values, names = narrowed(values, kept), [names[index] for index in kept]
     columns = _known(names, marginals, choices)
     _require_inside(columns, choices.bounds, values, source.name)
-    if choices.dequantize:
-        lines += describe_steps({name: marginals[name] for name in names})
+    lines += describe_steps({name: marginals[name] for name in names})
     held_out, beside = _parted(len(first), choices)
     if datasets is not None:
         held_out, beside = held_out[datasets], beside[datasets]
@@ -311,8 +302,6 @@ def make_table(source: ForeignTable, choices: TableChoices) -> tuple[DataTable, 
         conditions=conditions if condition_names else None,
         datasets=datasets,
     )
-    if table.has_missing:
-        lines.append(f"Trials keep their observed data; missing: {missing_in_words(table)}")
     return table, [*lines, *_summary(table)]
 
 
@@ -372,7 +361,7 @@ def _known(
     columns = []
     for name in names:
         one, (low, high) = marginals[name], choices.bounds.get(name, (-inf, inf))
-        step, offset = (one.step, one.offset) if choices.dequantize else (0.0, 0.0)
+        step, offset = one.step, one.offset
         # A value represents a bin, which can reach half a step beyond the bound.
         columns.append(Column.of_numbers(name, step, offset, low - step / 2, high + step / 2))
     return columns
@@ -428,24 +417,19 @@ def _collected(
     """
     read = holes = 0
     numbers: list[np.ndarray] = []
-    may = choices.holes(source.names)
 
     def sound() -> Iterator[np.ndarray]:
         nonlocal read, holes
         for block in source.blocks():
-            block = block if choices.max_rows is None else block[: choices.max_rows - read]
             _require_sound(block, source, choices, read)
             missing = ~np.isfinite(block)
             holes += int(missing.sum())
             first, read = read, read + len(block)
-            if choices.missing == "drop" or may:
-                gone = missing[:, may].all(axis=1) if may else missing.any(axis=1)
-                whole = np.flatnonzero(~gone)
+            if choices.missing == "drop":
+                whole = np.flatnonzero(~missing.any(axis=1))
                 numbers.append(first + whole)
                 block = block[whole]
             yield block
-            if read == choices.max_rows:
-                break
 
     places = [[source.names.index(name) for name in own] for own in roles]
     parts = joined(sound(), len(source.names), places)
@@ -461,8 +445,6 @@ def _collected(
             f"{holes} missing or infinite value(s)"
         )
         return parts, {}, np.concatenate(numbers)
-    if kept < read:
-        lines.append(f"Dropped {read - kept} of {read} rows, which contain no data")
     missing_rows = {}
     for name, column in _columns_by_name(source, roles, parts).items():
         missing = np.flatnonzero(~np.isfinite(column))
@@ -470,7 +452,7 @@ def _collected(
             raise DataError(f"{source.name}: column '{name}' has no values: leave the column out")
         if len(missing):
             missing_rows[name] = missing
-    return parts, missing_rows, np.concatenate(numbers) if may else None
+    return parts, missing_rows, None
 
 
 def _require_sound(
@@ -484,16 +466,12 @@ def _require_sound(
     finite = np.isfinite(block)
     broken = finite & (np.abs(block) > LARGEST)
     holes = ~finite if choices.missing in ("keep", "refuse") else np.zeros_like(finite)
-    may = choices.holes(source.names)
-    holes[:, may] &= ~np.isnan(block[:, may])
-    if may:  # rows without any data are left out, even if more is missing
-        holes &= ~np.isnan(block[:, may]).all(axis=1, keepdims=True)
     for bad, form in (
         (broken, "{value:g} is too large: correct it, or leave the column out"),
         (
             holes,
-            "the value is missing ({value:g}): --missing=drop drops such rows, "
-            + (MEAN if choices.dataset is None else ONLY_DATA if may else KEEP),
+            "the value is missing ({value:g}): --missing=drop drops such rows"
+            + MEAN * (choices.dataset is None),
         ),
         (
             finite & ((block < low) | (block > high)),
@@ -506,7 +484,7 @@ def _require_sound(
             first, here, last = (
                 source.place_of(before + int(each)) for each in (0, row, len(block) - 1)
             )
-            elsewhere = bad is holes and choices.missing == "keep" and not may
+            elsewhere = bad is holes and choices.missing == "keep"
             error = NotNumbers if elsewhere else DataError
             raise error(
                 f"{source.name}, {here}, column '{source.names[column]}': {message} "
@@ -518,7 +496,6 @@ def _fill_in(
     columns: Mapping[str, np.ndarray],
     holes: Mapping[str, np.ndarray],
     marginals: Mapping[str, Marginal],
-    stepwise: bool,
     lines: list[str],
 ) -> None:
     """Impute missing values by means, rounded to steps in discrete columns."""
@@ -526,7 +503,7 @@ def _fill_in(
     for name, places in holes.items():
         column, one = columns[name], marginals[name]
         mean = np.delete(column, places).mean()
-        if stepwise and one.step:
+        if one.step:
             mean = one.offset + one.step * np.round((mean - one.offset) / one.step)
         column[places] = mean
         spikes.append(f"{name} ({len(places)} rows, {len(places) / len(column):.2%})")
@@ -729,8 +706,7 @@ def exchanged(table: DataTable, source: str) -> tuple[DataTable, list[str]]:
 
     Raises:
         UsageError: The table has no data columns.
-        DataError: No data column varies, or data has missing values while a data column is a
-            function of other data columns.
+        DataError: No data column varies.
     """
     names = list(table.condition_names)
     data = [place for place, name in enumerate(names) if name not in table.covariates]
@@ -745,19 +721,11 @@ def exchanged(table: DataTable, source: str) -> tuple[DataTable, list[str]]:
     known = table.condition_columns
     counts = Levels.from_values(table.conditions_schema.steps[data], given[:, data]).counts
     levels = [place for place, count in zip(data, counts, strict=True) if count > 1]
-    if len(levels) == len(data) or bool(given[:, data].isnan().any()):
+    if len(levels) == len(data):
         levels = []
     numbers = [place for place in data if place not in levels]
     values, own = given[:, numbers].numpy(), [names[place] for place in numbers]
-    whole = values[~np.isnan(values).any(axis=1)]
-    kept, dropped = list(range(len(numbers))), Dropped()
-    if len(whole) == len(values) or len(whole) >= FEWEST_ROWS:
-        kept, dropped = independent(whole, own, source, lines)
-    if len(whole) < len(values) and dropped.names:
-        raise DataError(
-            f"{source}: '{dropped.names[0]}' is constant, or a function of other data with "
-            f"missing values: leave it out with {script('dataset_tool')} --columns"
-        )
+    kept, dropped = independent(values, own, source, lines)
     few = [names[place] for place in levels]
     if few:
         lines.append(

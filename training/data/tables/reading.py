@@ -4,9 +4,7 @@ A table is read twice, in blocks: once for the types of its columns, once for th
 
 Cleaning of records: missing cells that are not wanted, identifiers, and rare levels.
 
-Each function reports its changes in lines of text. It also derives columns: weekday and season of
-dates, and indicators of missing cells. The season of a day is the sine and the cosine of 2 pi (day
-of the year - 1) / 365.25.
+Each function reports its changes in lines of text. Columns can get indicators of missing cells.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -19,7 +17,7 @@ from torch_utils.inert_pickle import shown
 from training.data.tables.formats import NO_NAME, ForeignTable, TableChoices
 from training.data.tables.making import FEWEST_ROWS, Marginal, choose_held_out
 from training.data.tables.making import IDENTIFIER as CALLED_IDENTIFIER
-from training.data.tables.raw_tables import Block, Cells
+from training.data.tables.raw_tables import Cells
 from training.data.tables.schema import CATEGORY, DATE, NUMBER, WHOLE, Column
 from training.data.tables.table import DataTable
 from training.data.tables.values import (
@@ -36,16 +34,11 @@ from training.data.tables.values import (
     number_in,
     numbers_of,
     reader_of,
-    rounded_moment,
     text_of,
     visible,
 )
 from training.names import IDENTIFIER
 
-WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
-THURSDAY = 3
-"""Weekday of 1970-01-01, counted from Monday."""
-YEAR = 365.25
 IS_MISSING = " is missing"
 """Suffix of the name of a column that indicates missing cells."""
 
@@ -55,45 +48,23 @@ def is_missing_indicator(column: Column) -> bool:
     return column.name == f"{column.of}{IS_MISSING}"
 
 
-def is_weekday(column: Column) -> bool:
-    """Return whether a column contains the weekday of a date."""
-    return bool(column.of) and column.levels == WEEKDAYS
-
-
-def on_weekday(days: np.ndarray, weekday: float, date_format: str) -> np.ndarray:
-    """Move dates ``[N]`` to the nearest day with a given weekday, by up to three days.
-
-    Args:
-        days: Days since 1970-01-01 ``[N]``.
-        weekday: The weekday, 0 for Monday.
-        date_format: Format whose precision determines the day of each date.
-    """
-    own = np.array([rounded_moment(day, date_format).weekday() for day in days.tolist()])
-    week = len(WEEKDAYS)
-    return np.asarray(days - ((own - weekday + week // 2) % week - week // 2))
-
-
 def made_values(values: np.ndarray, names: Sequence[str], column: Column) -> np.ndarray:
-    """Return the values ``[N]`` of a derived column: weekday, season, or missing-cell indicator.
-
-    Values derived from a date are NaN where the date is missing.
+    """Return the values ``[N]`` of an indicator of missing cells.
 
     Args:
-        values: Values ``[N, D]`` of the columns; dates in days since 1970-01-01.
+        values: Values ``[N, D]`` of the columns.
         names: Names of the D columns.
-        column: The derived column.
+        column: The indicator column.
+
+    Raises:
+        DataError: The column is derived in another way.
     """
-    dates = values[:, list(names).index(column.of)]
-    if is_missing_indicator(column):
-        return np.isnan(dates).astype(np.float64)
-    days = np.floor(dates)
-    if column.type == CATEGORY:
-        return (days + THURSDAY) % len(WEEKDAYS)
-    whole = np.where(np.isnan(days), 0, days).astype("int64").astype("datetime64[D]")
-    of_year = (whole - whole.astype("datetime64[Y]")).astype(np.float64)
-    angle = 2 * np.pi * of_year / YEAR
-    wave = np.sin(angle) if column.name.endswith(" sine") else np.cos(angle)
-    return np.where(np.isnan(days), np.nan, wave)
+    if not is_missing_indicator(column):
+        raise DataError(
+            f"column '{column.name}' follows from '{column.of}', which is no longer supported: "
+            "make the data set again, and train again"
+        )
+    return np.isnan(values[:, list(names).index(column.of)]).astype(np.float64)
 
 
 OTHER = "other"
@@ -240,12 +211,11 @@ def with_rare_levels_together(
     return replace(records, columns=columns, values=values)
 
 
-def with_made_columns(records: DataTable, calendar: bool, is_missing: Sequence[str]) -> DataTable:
-    """Return records with derived columns added.
+def with_made_columns(records: DataTable, is_missing: Sequence[str]) -> DataTable:
+    """Return records with indicators of missing cells added.
 
     Args:
         records: The records.
-        calendar: Whether to add the weekday of each date column, and its season as two numbers.
         is_missing: Names of the columns that get an indicator of missing cells.
 
     Raises:
@@ -253,12 +223,6 @@ def with_made_columns(records: DataTable, calendar: bool, is_missing: Sequence[s
             or has no missing cells.
     """
     added = []
-    for date in (column.name for column in records.columns if column.type == DATE and calendar):
-        added += [
-            ("calendar", Column(f"{date} weekday", CATEGORY, WEEKDAYS, of=date)),
-            ("calendar", Column(f"{date} season sine", NUMBER, of=date)),
-            ("calendar", Column(f"{date} season cosine", NUMBER, of=date)),
-        ]
     for name in is_missing:
         if name not in records.names:
             raise UsageError(
@@ -271,17 +235,16 @@ def with_made_columns(records: DataTable, calendar: bool, is_missing: Sequence[s
                 "name out"
             )
         indicator = Column(f"{name}{IS_MISSING}", CATEGORY, ("no", "yes"), of=name)
-        added.append(("is_missing", indicator))
-    for option, column in added:
-        if column.name in records.order:
+        if indicator.name in records.order:
             raise UsageError(
-                f"--{option} adds the column '{column.name}', which already exists: leave "
+                f"--is_missing adds the column '{indicator.name}', which already exists: leave "
                 "the option out"
             )
-    extra = [made_values(records.values, records.names, column) for _, column in added]
+        added.append(indicator)
+    extra = [made_values(records.values, records.names, column) for column in added]
     return replace(
         records,
-        columns=[*records.columns, *(column for _, column in added)],
+        columns=[*records.columns, *added],
         values=np.column_stack([records.values, *extra]),
     )
 
@@ -296,7 +259,6 @@ class RecordChoices(TableChoices):
         types: Type by column, as for ``column_of``; the types of other columns are inferred.
         missing_values: Texts or numbers that represent missing values, in addition to usual texts
             such as NA.
-        calendar: Whether to add the weekday and season of dates as columns.
         is_missing: Columns for which an indicator of missing cells is added.
         decimal: Decimal sign; None detects the sign.
     """
@@ -304,7 +266,6 @@ class RecordChoices(TableChoices):
     missing: str = "keep"
     types: Mapping[str, str] = field(default_factory=dict)
     missing_values: Sequence[str] = ()
-    calendar: bool = False
     is_missing: Sequence[str] = ()
     decimal: str | None = None
 
@@ -322,8 +283,7 @@ class RecordChoices(TableChoices):
     @property
     def typed(self) -> bool:
         """Whether cells must be read as texts, even if all are numbers."""
-        types = self.types or self.calendar or self.is_missing
-        return bool(types or self.missing_values or self.decimal == ",")
+        return bool(self.types or self.is_missing or self.missing_values or self.decimal == ",")
 
     @property
     def missing_marks(self) -> frozenset[str]:
@@ -360,8 +320,6 @@ class SurveyedTable:
                 raise UsageError(
                     f"--types: {cells.name} has no column '{shown(name)}', so correct the name"
                 )
-        every = cells.blocks
-        cells = replace(cells, blocks=lambda: _first_rows(every(), choices.max_rows))
         surveys = [Survey(name, choices.missing_marks) for name in cells.names]
         for block in cells.blocks():
             for survey, texts in zip(surveys, block, strict=True):
@@ -375,9 +333,7 @@ class SurveyedTable:
     def only_numbers(self) -> bool:
         """Whether the table is purely numeric, without missing cells that must be kept."""
         choices = self.choices
-        return not (
-            choices.types or choices.calendar or choices.is_missing or self.cells.levels
-        ) and all(
+        return not (choices.types or choices.is_missing or self.cells.levels) and all(
             survey.numbers(self.decimal) is not None
             and not survey.has_codes(self.decimal)
             and (choices.missing != "keep" or not survey.missing)
@@ -451,7 +407,7 @@ class SurveyedTable:
                 f"{self.cells.name} contains only constants and identifiers: there is nothing to "
                 "learn. Declare types of columns with --types"
             )
-        records = with_made_columns(records, self.choices.calendar, self.choices.is_missing)
+        records = with_made_columns(records, self.choices.is_missing)
         return records, [*summary_of(records, self.surveys, self.choices.types), *lines]
 
     def _read(
@@ -472,16 +428,6 @@ class SurveyedTable:
                 cells[rows] = block[places[name]]
             start = rows.stop
         return values, texts
-
-
-def _first_rows(blocks: Iterator[Block], most: int | None) -> Iterator[Block]:
-    left = most
-    for block in blocks:
-        yield block if left is None else [texts[:left] for texts in block]
-        if left is not None:
-            left -= len(block[0])
-            if left <= 0:
-                return
 
 
 SHOWN_COLUMNS = 60

@@ -156,15 +156,6 @@ def trials_in_words(datasets: np.ndarray) -> str:
     return f"{len(counts)} datasets with {trials} each"
 
 
-def missing_in_words(table: DataTable) -> str:
-    """Return the fraction of missing data by column as text; empty if nothing is missing."""
-    if table.conditions is None or not table.has_missing:
-        return ""
-    shares = np.isnan(table.conditions).mean(axis=0).tolist()
-    pairs = zip(table.condition_names, shares, strict=True)
-    return ", ".join(f"{name} {share:.1%}" for name, share in pairs if share)
-
-
 def first_rows(table: DataTable) -> np.ndarray:
     """Return the index of the first row of each dataset, in order; of all rows without datasets."""
     if table.datasets is None:

@@ -163,11 +163,6 @@ class DataTable(Schema):
         return self
 
     @property
-    def has_missing(self) -> bool:
-        """Whether the conditions have missing values (NaN)."""
-        return self.conditions is not None and bool(np.isnan(self.conditions).any())
-
-    @property
     def holes(self) -> np.ndarray:
         """Mask ``[N, D]`` of missing cells; cells with unknown categories count as present."""
         missing = np.isnan(self.values)

@@ -350,17 +350,8 @@ class LinearPrediction(Prediction):
         self.register_buffer("slopes", torch.zeros(conditions, dim, dtype=torch.float64))
 
     def fit(self, c: Tensor, x: Tensor) -> None:
-        """Fit the slopes of points ``x [N, D]`` on conditions ``c [N, C]`` by ridge regression.
-
-        Each column uses the rows where its value is not missing (NaN).
-        """
-        if not x.isnan().any():
-            self.slopes.copy_(ridge(c, x))
-            return
-        for place, column in enumerate(x.T):
-            there = ~column.isnan()
-            own = c[there] - c[there].mean(dim=0)
-            self.slopes[:, place] = ridge(own, column[there, None])[:, 0]
+        """Fit the slopes of points ``x [N, D]`` on conditions ``c [N, C]`` by ridge regression."""
+        self.slopes.copy_(ridge(c, x))
 
     def forward(self, x: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
         """Return residuals ``[..., D]`` of points given ``c [..., C]``; log determinants are 0."""

@@ -1,7 +1,6 @@
 """Foreign formats of images and stores of LMDB, and data sets that appear whole or never."""
 
 import gzip
-import io
 import os
 import pickle
 import re
@@ -10,7 +9,6 @@ import sys
 from itertools import product
 from pathlib import Path
 from random import Random
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,7 +21,7 @@ from tests.support.image_files import encoded, idx, noise, tar, write_mnist, wri
 from tests.support.running import good, refusal, run_script
 from training.data.images.containers import Decoder
 from training.data.images.dataset import ImageDataset
-from training.data.sources import lmdb_process, lmdb_store
+from training.data.sources import lmdb_store
 from training.data.sources.formats import open_source, patches, read_plain_pickle
 from training.data.sources.lmdb_store import DATA_FILE, count_entries, read_entries
 from training.data.sources.writer import image_writer
@@ -330,7 +328,7 @@ def test_images_come_in_the_order_of_their_keys(tmp_path):
 def test_a_reader_may_stop_before_the_end(store):
     entries = read_entries(store)
     next(entries)
-    entries.close()  # a process that stays would be a ResourceWarning, which is an error
+    entries.close()
 
 
 def test_a_store_that_is_cut_short_missing_or_a_pipe_is_refused(store):
@@ -349,20 +347,6 @@ def test_without_the_package_an_error_says_so(store, monkeypatch):
     assert "pip install lmdb" in refused(store)
 
 
-@pytest.mark.parametrize("most", [LENGTHS[-1], 10], ids=["all", "too long"])
-def test_the_process_sends_what_the_reader_reads(store, most, monkeypatch):
-    """Its function is called here, where it can be watched; else it runs where nobody sees it."""
-    expected, sent = list(read_entries(store)), SimpleNamespace(buffer=io.BytesIO())
-    monkeypatch.setattr(sys, "stdout", sent)
-    for name in ("dump_traceback_later", "cancel_dump_traceback_later"):
-        monkeypatch.setattr(lmdb_process.faulthandler, name, lambda *args, **kwargs: None)
-    lmdb_process.main(str(store), most)
-    sent.buffer.seek(0)
-    got = lmdb_store._Store(store, sent.buffer)
-    assert got.count == len(expected)
-    if most == LENGTHS[-1]:
-        assert [got.next_entry() for _ in expected] == expected
-        assert got.next_entry() is None
-    else:
-        with pytest.raises(DataError, match="too large for an image"):
-            [got.next_entry() for _ in expected]
+def test_a_value_that_is_too_large_for_an_image_is_refused(store, monkeypatch):
+    monkeypatch.setattr(lmdb_store, "MAX_FILE_BYTES", 10)
+    assert "too large for an image" in refused(store)

@@ -301,9 +301,8 @@ def test_roles_are_exchanged_for_a_likelihood(made):
     [
         ("b", (), ("line 3", "column 'b'", "line 2", "same dataset")),
         ("late b", ("--missing=drop",), ("line 5", "column 'b'", "line 4", "same dataset")),
-        ("hole", (), ("line 4", "missing", "--missing=keep")),
-        ("hole in a", ("--missing=keep",), ("line 4", "column 'a'", "not for infinite values")),
-        ("infinity", ("--missing=keep",), ("line 4", "column 'y'", "(inf)")),
+        ("hole", (), ("line 4", "missing", "--missing=drop")),
+        ("infinity", (), ("line 4", "column 'y'", "(inf)")),
         ("", ("--repeats=y;n",), ("--conditions", "--repeats")),
         ("", ("--covariates=y",), ("'y' has two roles",)),
         ("", ("--missing=mean",), ("--missing=drop",)),
@@ -322,21 +321,6 @@ def test_what_is_no_dataset_is_refused(tmp_path, change, options, words):
     result = run_script(dataset_tool, *place, "--conditions=y,n", "--covariates=t", *options)
     refused(result, 1 if change else 2, *words)
     assert not (tmp_path / "d.npz").exists()
-
-
-def test_missing_data_of_trials_are_kept(tmp_path):
-    rows = long_rows(wide_rows())
-    rows[::4, 3] = rows[1::4, 4] = np.nan
-    rows[8, 4] = np.nan  # of this trial nothing is there
-    source = write_csv(tmp_path / "long.csv", ["id", "a", "b", "y", "n", "t"], rows)
-    place = (f"--source={source}", f"--dest={tmp_path / 'd.npz'}", "--dataset=id")
-    roles = ("--conditions=y,n", "--covariates=t", "--missing=keep")
-    assert "Dropped 1 of" in good(run_script(dataset_tool, *place, *roles)).out
-    table = load_table(tmp_path / "d.npz")
-    np.testing.assert_array_equal(table.conditions, np.delete(rows, 8, 0)[:, 3:])
-    assert "y 24.6%, n 26.2%" in good(run_script(info, tmp_path / "d.npz")).out
-    likelihood, _ = exchanged(table, "d")
-    assert np.isnan(likelihood.values).sum() == np.isnan(table.conditions).sum()
 
 
 def test_a_row_without_trials_is_refused(tmp_path):

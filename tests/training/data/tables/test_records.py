@@ -19,7 +19,7 @@ from training import Table
 from training.data.row_hashes import MOST_SKETCHED, RowHashes, row_numbers
 from training.data.tables.encoding import contradicted, encode
 from training.data.tables.raw_tables import open_cells
-from training.data.tables.reading import RecordChoices, SurveyedTable, on_weekday
+from training.data.tables.reading import RecordChoices, SurveyedTable
 from training.data.tables.schema import CATEGORY, DATE, NUMBER, WHOLE, Column
 from training.data.tables.values import (
     Survey,
@@ -70,7 +70,7 @@ def test_messy_tables_go_in_with_their_types_and_come_back(tmp_path, name):
     assert rows_of(back, records.separator) == rows_of(path, records.separator)
     # Later rows, of a file or of a data frame, are what those of the network's table were.
     made = Table.open(tmp_path / "table.npz", exclude=[])
-    for name, choice in (("exclude", ["a"]), ("types", {"a": "number"}), ("calendar", True)):
+    for name, choice in (("exclude", ["a"]), ("types", {"a": "number"})):
         with pytest.raises(UsageError, match=f"{name} is an option for making data sets"):
             Table.open(tmp_path / "table.npz", **{name: choice})
     for source in (path, made.to_pandas()):
@@ -245,23 +245,6 @@ def test_rare_levels_are_one_and_unknown_ones_are_missing(tmp_path):
             encode(pandas.DataFrame({"a": ["1", text_of_a]}), records.columns)
     with pytest.raises(DataError, match="has none of the columns a, b"):
         encode(pandas.DataFrame({"c": [1]}), records.columns)
-
-
-def test_dates_get_weekday_and_season_if_asked_to(tmp_path):
-    days = [FIRST + timedelta(3 * row) for row in range(COUNT)]
-    content = text("when,a", [f"{day:%Y-%m-%d}" for day in days], sizes(1))
-    records, _ = records_of(tmp_path, content, calendar=True)
-    assert records.names[2:] == ["when weekday", "when season sine", "when season cosine"]
-    np.testing.assert_array_equal(records.values[:, 2], [day.weekday() for day in days])
-    angles = [2 * np.pi * (day.timetuple().tm_yday - 1) / 365.25 for day in days]
-    np.testing.assert_allclose(records.values[:, 3:].T, [np.sin(angles), np.cos(angles)])
-    later, _ = encode(pandas.DataFrame({"when": days, "a": 1.0}), records.columns)
-    np.testing.assert_array_equal(later.values[:, 2:], records.values[:, 2:])
-    assert list(records.order) == ["when", "a"]
-    inexact = later.values[:, 0] + np.linspace(-0.9, 0.9, COUNT)
-    moved = on_weekday(inexact, 2, "%d.%m.%Y")
-    assert {date_text(day, "%d %A")[3:] for day in moved.tolist()} == {"Wednesday"}
-    assert (np.abs(moved - inexact) <= 3).all()
 
 
 def test_where_cells_are_missing_is_a_column_if_asked_to(tmp_path):
