@@ -17,7 +17,7 @@ from pathlib import Path
 import matplotlib.pyplot
 import pytest
 
-from tests.support.running import quick_endings, run_script, slowly
+from tests.support.running import in_coordinates, quick_endings, run_script, slowly
 from training.pictures import theme
 
 ROOT = Path(__file__).parent.parent
@@ -42,7 +42,7 @@ FEW = {
     "posterior": ["--draws=50", "--n_iters=2"],
 }
 """Options that make a script quick."""
-FEW_ROWS = ["--duration=0.0004", "--batch=100", "--width=8", "--depth=1", "--linear_start=on"]
+FEW_ROWS = ["--duration=0.0004", "--batch=100", "--width=8", "--depth=1"]
 """Of a training on a table."""
 MANY = re.compile(r"\b[12]000\b")
 """Numbers of points in Python, in whose place there are a few."""
@@ -81,11 +81,10 @@ class Shell:
         words = [word.replace("snapshot-001000", "snapshot-000000") for word in words]
         few = FEW.get(name, []) + ["--runs=20"] * ("check" in words[:1])
         if name == "train" and any(re.fullmatch(r"--data=.*\.npz", word) for word in words):
-            of_levels = any("flashes" in word for word in words)  # which have no linear start
-            few = [each for each in FEW_ROWS if not (of_levels and "linear" in each)]
+            few = FEW_ROWS
         of_rounds = ["--simulations=150", "--draws=20", "--duration=0.0004"]
         few = {"population": [], "rounds": of_rounds}.get(words[0], few)
-        with quick_endings():
+        with quick_endings(), in_coordinates(linear_start="on"):
             done = run_script(importlib.import_module(name), *words, *few)
         assert done.code == 0, f"{name} {options}: {done.err}"
 

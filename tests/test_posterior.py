@@ -135,7 +135,7 @@ def test_strict_exits_with_three_where_some_have_not_converged(sample, tmp_path)
     few = ("--draws=4",)  # without any R-hat
     assert sample(tmp_path / "two", "--strict", *few).code == 3
     assert only_json(tmp_path / "two")["r_hat"] is None
-    enough = ("--sampler=pool", "--noise_std=1.5")
+    enough = ("--sampler=pool", "--noise_std=1.5", "--draws=4000")
     assert sample(tmp_path / "enough", "--strict", *enough).code == 0
     assert only_json(tmp_path / "enough")["converged"] == 5
 

@@ -97,7 +97,7 @@ SEEN, RUNS = "--condition={runs}/seen.csv", "--truth=data --data_root={runs}/run
 OWN, MINE = "--likelihood={here}/mine.py:", "--simulator={here}/mine.py:"
 THREE = "--observation={here}/three.csv"
 CASES = [
-    ("nothing", 2, ["--network", "--data_name"]),
+    ("nothing", "", 2, ["Missing option '--network'"]),
     # Trainings of toys.
     ("toy_train", "--data_dim=3", 2, ["3", "2", "circles"]),
     ("toy_train", "--gamma0=10", 2, ["tmax"]),

@@ -136,7 +136,7 @@ def test_populations_whose_members_have_few_effective_draws_say_how_many_are_nee
     result = SavedPopulation(("a",), few, few, few, np.ones((2, 50, 100, 1)), np.ones((3, 100, 1)))
     of_all = numbers_of(result, drawn, points)["population"]
     with caplog.at_level(logging.INFO):
-        hierarchical.report(result, drawn, ["itself"], points, of_all, "prior.pkl")
+        hierarchical.report(result, drawn, ["identity"], points, of_all, "prior.pkl")
     said, *_, why = caplog.messages
     assert "a: population mean 1 ± 0, population standard deviation 1 ± 0; a new member" in said
     assert "the smallest effective sample size is 7, of member 12, and an error above 0.3" in why
@@ -229,7 +229,7 @@ def test_a_set_of_trials_has_one_posterior(shelf, tmp_path):
     for one in only_json(tmp_path)["posteriors"]:
         assert one["statistics"]["effective_size"] > 20
     checked = ("--truth=data", f"--data_root={shelf / 'new.npz'}", "--runs=20")
-    good(run_script(posterior, "check", *network, *checked, seen))
+    good(run_script(posterior, "check", *network, *checked))
     write_csv(tmp_path / "many.csv", ["y", "n", "t"], np.array([[0.1, 2, 0.5]] * 4))
     place = (network[0], f"--save_dir={tmp_path / 'no'}")
     of_many = f"--condition={tmp_path / 'many.csv'}"
