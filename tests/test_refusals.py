@@ -192,7 +192,6 @@ CASES = [
     ("mixture", "--weights=a,b", 2, ["by commas"]),
     ("mixture", "--components=3 --means=/nowhere.csv", 2, ["leave --components out"]),
     ("mixture", "--observation=/nowhere.csv --runs=3", 2, ["--runs is for simulated data"]),
-    ("mixture", 2, ["--chain_n_iters is for sample and check"]),
     ("mixture", "--likelihood=own.py:function", 2, ["--noise_std is required with"]),
     ("check", "--noise_std=1 --data_root={blobs}", 2, ["--truth=data"]),
     ("check", "--noise_std=1 --data_root={blobs} --truth=data", 2, ["toys generate their own"]),

@@ -150,7 +150,7 @@ def quick_endings():
         mock.patch("training.learning.run.find_integrations", rough_courses),
         mock.patch("training.subjects.table_training.MOST_STEPS", 0),
         mock.patch.multiple("training.subjects.table_training", SIMULATIONS=250, DRAWS=4),
-        mock.patch("training.subjects.subject.Subject.pool", 512),
+        mock.patch("training.subjects.subject.Subject.pool", 4096),
         mock.patch("training.subjects.images.ImageFlow.pool", 128),
         mock.patch("training.models.inference.LEARNED_POOL", 512),
         mock.patch("training.models.densities.ASCENT", 6),
