@@ -61,7 +61,7 @@ class Recipe:
             2019).
         batch_gpu: Largest microbatch of one rank; None for no limit.
         ls: Factor on the loss in the backward pass, divided out of the gradients. In float16 there
-            is a further, adaptive factor (``LossScale``).
+            is a further, adaptive factor.
         antithetic: Whether samples come in pairs of the same time and opposite noise. This helps
             only if both samples of a pair have the same point.
         ema_ramp: Largest half-life of the averaged weights as a fraction of the samples so far.

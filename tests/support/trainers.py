@@ -151,5 +151,4 @@ def trainer_on(device, name, precision="fp32", **settings):
 def tensors_of(trainer):
     moments = [value for state in trainer.optimizer.state.values() for value in state.values()]
     modules = (trainer.denoiser, trainer.averaged.denoiser)
-    moments.append(trainer.loss_scale.value)
     return [*moments, *(tensor for module in modules for tensor in module.state_dict().values())]

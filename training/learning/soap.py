@@ -22,8 +22,7 @@ TINY = 1e-12
 class Soap(torch.optim.Optimizer):
     """The SOAP optimizer: Adam in the eigenbasis of Shampoo's preconditioner.
 
-    Like in PyTorch's fused optimizers, a step is skipped if the attribute ``found_inf`` is not 0,
-    and gradients are divided by the attribute ``grad_scale``.
+    Like in PyTorch's fused optimizers, a step is skipped if the attribute ``found_inf`` is not 0.
 
     Args:
         parameters: Parameters to train.
@@ -35,7 +34,6 @@ class Soap(torch.optim.Optimizer):
     """
 
     found_inf: Tensor | None = None
-    grad_scale: Tensor | None = None
 
     def __init__(
         self,
@@ -56,8 +54,7 @@ class Soap(torch.optim.Optimizer):
         for group in self.param_groups:
             for weight in group["params"]:
                 if weight.grad is not None:
-                    g = weight.grad if self.grad_scale is None else weight.grad / self.grad_scale
-                    move = self._move(weight, g, group["betas"], group["every"])
+                    move = self._move(weight, weight.grad, group["betas"], group["every"])
                     weight.mul_(1 - group["lr"] * group["weight_decay"])
                     weight.sub_(move, alpha=group["lr"])
 

@@ -6,11 +6,10 @@ number of ranks and microbatches gives the result of one rank up to the order of
 
 Safeguards for finite numbers in training: a loss scale in float16, and skipped steps.
 
-The loss scale, which keeps gradients from vanishing, is divided out of the weights' gradients. As
-proposed by Micikevicius et al. 2018 (arXiv 1710.03740, section 3.2), it is doubled after many steps
-with finite gradients in a row, and halved after each step without. The device does this, and counts
-the steps that are skipped because they are not finite. The host does not wait for it, and reads the
-count only as often as needed to detect a run of skipped steps that is too long.
+The loss scale, which keeps gradients from vanishing (Micikevicius et al. 2018, arXiv 1710.03740,
+section 3.2), is that of PyTorch's ``GradScaler``. The device counts the steps that are skipped
+because their gradients are not finite. The host does not wait for it, and reads the count only as
+often as needed to detect a run of skipped steps that is too long.
 """
 
 import copy
@@ -49,73 +48,7 @@ from training.recipes import Recipe
 from training.trained.network import TrainedNetwork
 
 START = 2.0**16
-GROWTH_STEPS = 2000
-"""Number of finite steps in a row after which the loss scale is doubled."""
-LARGEST = 2.0**24
-
-
-class LossScale:
-    """Loss scale of a training, which can adapt from step to step.
-
-    Args:
-        fixed: Fixed loss scale; an adaptive loss scale starts at ``START`` times this value.
-        adapts: Whether the loss scale adapts.
-        device: Device of the tensor.
-
-    Attributes:
-        value: Present loss scale ``[]``.
-        is_one: Whether the loss scale is always 1.
-    """
-
-    value: Tensor
-    _finite_steps: Tensor
-
-    def __init__(self, fixed: float, adapts: bool, device: torch.device):
-        self.adapts, self.is_one = adapts, fixed == 1 and not adapts
-        self._device = device
-        self._set(START * fixed if adapts else fixed, 0)
-
-    def update(self, finite: Tensor) -> None:
-        """Update the loss scale after a step.
-
-        Args:
-            finite: Whether the gradient of the step was finite ``[]``, bool.
-        """
-        if not self.adapts:
-            return
-        finite_steps = (self._finite_steps + 1) * finite
-        grows = finite_steps >= GROWTH_STEPS
-        factor = torch.where(finite, torch.where(grows, 2.0, 1.0), 0.5)
-        self.value = (factor * self.value).clamp(max=LARGEST)
-        self._finite_steps = finite_steps * ~grows
-
-    def state(self) -> dict[str, Any]:
-        """Return the state that a resumed run needs, if the scale adapts.
-
-        The call waits until the device has finished.
-        """
-        return {"value": self.value.item(), "finite_steps": int(self._finite_steps.item())}
-
-    def restore(self, state: object) -> None:
-        """Restore the state returned by ``state``.
-
-        Raises:
-            ValueError: The state is broken.
-        """
-        match state:
-            case {"value": float(value), "finite_steps": int(steps)} if value > 0 and steps >= 0:
-                self._set(value, steps)
-            case _:
-                raise ValueError(
-                    "the entry 'loss_scale' must hold a positive scale, and the number of steps "
-                    "since it changed"
-                )
-
-    def _set(self, value: float, finite_steps: int) -> None:
-        self.value = torch.full((), value, device=self._device)
-        self._finite_steps = torch.full((), finite_steps, device=self._device)
-
-
+"""First loss scale in float16."""
 MAX_SKIPPED_IN_A_ROW = 20
 
 
@@ -222,7 +155,8 @@ class Trainer:
         self.step = 0
         self.skips = SkippedSteps(self.device)
         adapts = self.denoiser.precision == "fp16"
-        self.loss_scale = LossScale(recipe.ls, adapts, self.device)
+        scale = START * recipe.ls if adapts else recipe.ls
+        self.scaler = torch.amp.GradScaler(self.device.type, scale, enabled=scale != 1)
 
     def over_ranks(self, regression: nn.Module) -> nn.Module:
         """Wrap the regression so that gradients are averaged over the ranks.
@@ -265,6 +199,7 @@ class Trainer:
         seed = hash_seed(recipe.seed, Stream.NETWORK, self.step, distributed.rank())
         seed_layers(self.device, seed)
         self.accumulate(batch, self.draw(batch.points.dtype), means)
+        self.scaler.unscale_(self.optimizer)
         norm = self.gradient_norm()
         finite = norm.isfinite()
         self.step += 1
@@ -272,7 +207,7 @@ class Trainer:
         self.update_average()
         means.add("Gradient/norm", norm, finite)
         self.optimizer.zero_grad(set_to_none=True)
-        self.loss_scale.update(finite)
+        self.scaler.update()
         self.skips.add(~finite)
         self.skips.require_few_in_a_row(self.seen)
 
@@ -353,29 +288,29 @@ class Trainer:
         losses = self.loss.per_sample(self.regression, clean, draws, conditions, others)
         loss = losses.sum()
         # DistributedDataParallel averages over ranks; the batch mean needs a sum.
-        factor = self.loss_scale.value * (distributed.world_size() / self.recipe.batch)
+        factor = distributed.world_size() / self.recipe.batch
         # The square of a large error can overflow where its gradient does not. A non-finite
         # gradient makes all ranks aware of it.
-        torch.autograd.backward(loss, torch.where(loss.isfinite(), factor, math.nan))
+        weight = torch.where(loss.isfinite(), factor, math.nan)
+        torch.autograd.backward(self.scaler.scale(loss), weight)
         return losses.detach()
 
     def gradient_norm(self) -> Tensor:
-        """Return the norm ``[]`` of the whole gradient, without the loss scale."""
+        """Return the norm ``[]`` of the whole gradient, which is no longer scaled."""
         gradients = [p.grad for p in self._weights if p.grad is not None]
-        return torch.nn.utils.get_total_norm(gradients) / self.loss_scale.value
+        return torch.nn.utils.get_total_norm(gradients)
 
     def optimizer_step(self, finite: Tensor) -> None:
         """Take an optimizer step, unless the gradient is not finite.
 
-        The optimizer checks this on the device, by attributes that PyTorch's own gradient scaler
-        uses to communicate with a fused optimizer.
+        The optimizer checks this on the device, by an attribute that PyTorch's gradient scaler uses
+        to communicate with a fused optimizer.
 
         Args:
             finite: Whether the gradient is finite ``[]``, bool.
         """
         optimizer: Any = self.optimizer
         optimizer.found_inf = (~finite).float()
-        optimizer.grad_scale = None if self.loss_scale.is_one else self.loss_scale.value
         optimizer.step()
 
     @torch.no_grad()
@@ -397,7 +332,7 @@ class Trainer:
             **{name: part.state_dict() for name, part in _trained(self.denoiser, TRAINED)},
             **{name: part.state_dict() for name, part in _trained(averaged, AVERAGED)},
             "optimizer": self.optimizer.state_dict(),
-            **({LOSS_SCALE: self.loss_scale.state()} if self.loss_scale.adapts else {}),
+            **({LOSS_SCALE: self.scaler.state_dict()} if self.scaler.is_enabled() else {}),
             **({COORDINATES: coordinates.state_dict()} if coordinates else {}),
         }
 
@@ -420,8 +355,8 @@ class Trainer:
             self.step = _count_in(state, "step")
             in_a_row = _count_in(state, "skipped_in_a_row")
             self.skips.restore(_count_in(state, "skipped"), in_a_row)
-            if self.loss_scale.adapts:
-                self.loss_scale.restore(state.get(LOSS_SCALE))
+            if self.scaler.is_enabled():
+                self.scaler.load_state_dict(_scale_in(state.get(LOSS_SCALE)))
         except (ValueError, RuntimeError) as error:  # torch raises RuntimeError for other shapes
             raise DataError(
                 f"{source} is not a state of this model: {first_line(error)}. Resume from another "
@@ -442,6 +377,24 @@ def _count_in(state: dict[str, Any], name: str) -> int:
             f"the entry '{name}' is {shown(count)}, expected a whole number that is not negative"
         )
     return count
+
+
+def _scale_in(saved: object) -> dict[str, Any]:
+    """Return the state of a loss scale, after a check.
+
+    Raises:
+        ValueError: It is not such a state.
+    """
+    match saved:
+        case {
+            "scale": float(scale),
+            "growth_factor": float(),
+            "backoff_factor": float(),
+            "growth_interval": int(),
+            "_growth_tracker": int(steps),
+        } if scale > 0 and steps >= 0 and isinstance(saved, dict):
+            return saved
+    raise ValueError("the entry 'loss_scale' is not the state of a loss scale")
 
 
 def _require_like(saved: object, optimizer: torch.optim.Optimizer) -> dict[str, Any]:

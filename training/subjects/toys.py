@@ -1,7 +1,7 @@
 """Toys: trainings, and flows of a network, of the toy's exact denoiser, or of a set of points."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
 
@@ -64,8 +64,10 @@ class ToyTraining(Training):
         """Recipe of the training, which depends on the dimension and ``averaged_over``."""
         recipe = recipes.AVERAGED_PLANE if self.toy.dim <= recipes.PLANE else recipes.AVERAGED_SPACE
         recipe = recipe if self.model_config.network == "mlp" else recipes.AVERAGED_TOY
-        recipe = (recipe if self.averaged_over else recipes.TOY).but(self.amounts)
-        return replace(recipe, antithetic=False) if self.others == 0 else recipe
+        # A run that continues has its own choice among the amounts.
+        published = {"antithetic": False} if self.others == 0 else {}
+        recipe = recipe if self.averaged_over else recipes.TOY
+        return recipe.but({**published, **self.amounts})
 
     def start(self, device: torch.device, resumed: Resumed | None) -> Start:
         """Return the start of the training, with the toy's exact eigenbasis.
@@ -82,7 +84,11 @@ class ToyTraining(Training):
             recipe=recipe,
             model=model,
             loss=loss,
-            resolved={"others": others, **{k: getattr(recipe, k) for k in recipes.OF_TOYS}},
+            resolved={
+                "others": others,
+                "antithetic": recipe.antithetic,
+                **{name: getattr(recipe, name) for name in recipes.OF_TOYS},
+            },
             name=(
                 toy.name,
                 loss.schedule.name,

@@ -24,15 +24,12 @@ from torch_utils.stats import RunningMeans
 from training.data.batches import Batch
 from training.flow.eigenbasis import EigenBasis
 from training.learning import cost
-from training.learning import trainer as trainer_module
 from training.learning.cost import fastest_precision, gradient_seconds
 from training.learning.loss import DenoisingLoss, NoiseDraws
 from training.learning.run import StopRequest
 from training.learning.trainer import (
-    LARGEST,
     MAX_SKIPPED_IN_A_ROW,
     START,
-    LossScale,
     Trainer,
 )
 from training.recipes import Recipe
@@ -177,7 +174,7 @@ def test_an_incomplete_state_or_one_of_another_model_or_optimizer_is_a_data_erro
             trainer.restore(state, "state.pt")
     with pytest.raises(DataError, match=r"state\.pt is not a state of this model"):
         trainer.restore(other.state(), "state.pt")
-    for broken in (None, 1.0, {"value": -1.0, "finite_steps": 0}, {"value": 1.0}):
+    for broken in (None, 1.0, {**trainer.state()["loss_scale"], "scale": -1.0}, {"scale": 1.0}):
         with pytest.raises(DataError, match=r"state\.pt is not a state.*loss_scale"):
             trainer.restore({**trainer.state(), "loss_scale": broken}, "state.pt")
     trainer, source = circles_trainer()
@@ -206,40 +203,25 @@ def half_trainer(ls=1.0):
     return Trainer(model, trainer.loss, recipe), source
 
 
-def test_it_doubles_after_finite_steps_and_else_is_halved(monkeypatch):
-    monkeypatch.setattr(trainer_module, "GROWTH_STEPS", 3)
-    scale, got = LossScale(1.0, True, CPU), []
-    for outcome in "+++ ++- +++ +++":
-        if outcome != " ":
-            scale.update(torch.tensor(outcome == "+"))
-            got.append(float(scale.value) / START)
-    assert got == [1, 1, 2, 2, 2, 1, 1, 1, 2, 2, 2, 4]
-    for _ in range(100):
-        scale.update(torch.tensor(True))
-    assert scale.value == LARGEST
-    other = LossScale(128.0, False, CPU)
-    other.update(torch.tensor(False))
-    assert other.value == 128
-
-
 def test_a_training_in_float16_finds_a_scale_and_learns():
-    trainer, source = half_trainer(LARGEST / START)
+    trainer, source = half_trainer(2.0**8)
     means = run_steps(trainer, source, 19).collect()
     assert 0 < trainer.skipped < 19
-    assert trainer.loss_scale.value == LARGEST / 2**trainer.skipped
+    assert trainer.scaler.get_scale() == START * 2.0**8 / 2**trainer.skipped
     # Without the scale, the norm is that of single precision.
     single, source = circles_trainer()
     expected = run_steps(single, source, 19).collect()["Gradient/norm"]["mean"]
     assert means["Gradient/norm"]["mean"] == pytest.approx(expected, rel=0.2)
 
 
-def test_a_resumed_training_has_its_scale(monkeypatch):
-    monkeypatch.setattr(trainer_module, "GROWTH_STEPS", 4)
+def test_a_resumed_training_has_its_scale():
     unbroken, source = half_trainer()
+    unbroken.scaler.set_growth_interval(4)
     run_steps(unbroken, source, 6)
     resumed, _ = half_trainer()
     resumed.restore(deepcopy(unbroken.state()), "a state")
-    assert resumed.loss_scale.state() == {"value": 2 * START, "finite_steps": 2}
+    saved = resumed.scaler.state_dict()
+    assert (saved["scale"], saved["_growth_tracker"]) == (2 * START, 2)
     for trainer in (unbroken, resumed):
         run_steps(trainer, source, 3)
     assert_same_state(resumed.state(), unbroken.state())

@@ -5,7 +5,7 @@ import json
 import math
 import os
 import signal
-from dataclasses import FrozenInstanceError
+from dataclasses import FrozenInstanceError, replace
 from pathlib import Path
 
 import click
@@ -364,13 +364,16 @@ def test_targets_of_toys_are_averaged_where_it_pays():
         (3, (), OTHERS, AVERAGED_SPACE),
         (3, (PRR,), OTHERS, AVERAGED_SPACE),
         (9, (), 0, TOY),
-        (2, ("--others=0",), 0, TOY),
+        (2, ("--others=0",), 0, replace(TOY, antithetic=False)),
         (9, (PRR, "--others=7"), 7, AVERAGED_SPACE),
     ):
         settings = parsed(ToyTrainSettings, "--data_name=circles", f"--augment_to={dim}", *given)
         training = training_on_toy(settings)
         assert training.averaged_over == others
         assert training.recipe == recipe
+        # A run that continues has what it began with, whose number is then given.
+        again = replace(training, others=others).with_choices({"antithetic": recipe.antithetic})
+        assert again.recipe == recipe
 
 
 def test_a_trial_decides_precision_if_nothing_else():
