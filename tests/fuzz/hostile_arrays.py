@@ -116,7 +116,7 @@ def texts(file_name):
 def training_options():
     def options(**changes):
         known = {"outdir": "out", "data_name": "circles", "batch": 8, "duration": 1.0}
-        return json.dumps({"options": {**known, **changes}}).encode()
+        return json.dumps({"options": {**known, **changes}, "chosen": {}}).encode()
 
     files = {
         "no options": b'{"options": null}',
@@ -129,6 +129,7 @@ def training_options():
         "a folder that is elsewhere": options(outdir=f"{UP}tmp/RAN"),
         "a folder with a zero": options(outdir="a\0b"),
         "half a letter": options(desc="\ud800"),
+        "threads that are a word": b'{"options": {}, "chosen": {"threads": "many"}}',
     }
     return {**texts("training_options.json"), **named("training_options.json", files)}
 

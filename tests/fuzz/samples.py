@@ -247,7 +247,7 @@ def without_addresses(data):
 def training_options(path):
     context = toy_train.main.make_context("toy_train.py", ["--outdir=out", "--data_name=circles"])
     options = {name: value for name, value in context.params.items() if name != "resume"}
-    save_json(path, {"options": options, "code_version": "1.0"})
+    save_json(path, {"options": options, "chosen": {}, "code_version": "1.0"})
 
 
 def original(kind, protocol):

@@ -117,11 +117,7 @@ class Training(ABC):
         """
 
     def with_choices(self, chosen: Mapping[str, Any]) -> Self:
-        """Return this training with the choices of the run that it continues, by name.
-
-        Raises:
-            DataError: A choice is missing or unknown.
-        """
+        """Return this training with the choices of the run that it continues, by name."""
         given = {name: value for name, value in self.amounts.items() if value is not None}
         return replace(self, amounts={**chosen, **given})
 
