@@ -25,6 +25,10 @@ from training.inference.draws import OnPart
 from training.inference.likelihoods import Likelihood
 from training.inference.prior import Prior
 
+LARGE, LINEAR_ROWS = 256, 1024
+"""Number of dimensions from which points are mapped to states, and back, in large blocks; and the
+number of rows of these.
+"""
 FARTHEST = 10.0
 """Number of standard deviations beyond which a variable has no likelihood. The prior probability
 beyond it is 1e-23. It rejects diverging steps of chains, where the flow may overflow.
@@ -183,7 +187,7 @@ class Target:
     @torch.no_grad()
     def of_states(self, states: Tensor, which: Tensor) -> Tensor:
         """Map unscaled states ``[N, D]`` at the first (least noisy) time to points ``[N, D]``."""
-        return self._mapped(self.prior.of_states, 0, states, which)
+        return self._mapped(self.prior.of_states, 0, states, which, *self._linear)
 
     @torch.no_grad()
     def denoised(self, states: Tensor, t: Tensor, which: Tensor) -> Tensor:
@@ -197,7 +201,7 @@ class Target:
     @torch.no_grad()
     def to_states(self, points: Tensor, which: Tensor) -> Tensor:
         """Map points ``[N, D]`` to unscaled states ``[N, D]`` at the first (least noisy) time."""
-        return self._mapped(self.prior.to_states, 0, points, which)
+        return self._mapped(self.prior.to_states, 0, points, which, *self._linear)
 
     @torch.no_grad()
     def place(self, states: Tensor, which: Tensor) -> EvaluatedStates:
@@ -230,7 +234,7 @@ class Target:
     def whitened(self, points: Tensor, which: Tensor, on_part: OnPart = None) -> Tensor:
         """Map points ``[N, D]`` to standard normal variables ``[N, dim]``."""
         calls = self.prior.calls("latents")
-        return self._mapped(self.prior.whitened, calls, points, which, self.many, on_part)
+        return self._mapped(self.prior.whitened, calls, points, which, self.many, on_part=on_part)
 
     def slope(self, w: Tensor, which: Tensor) -> tuple[EvaluatedPoints, Tensor]:
         """Return points, log likelihoods, and the gradients ``[N, dim]`` of the log likelihoods.
@@ -301,6 +305,15 @@ class Target:
     def _conditions(self, which: Tensor) -> dict[str, Tensor]:
         return {name: rows[which] for name, rows in self.conditions.items()}
 
+    @property
+    def _linear(self) -> tuple[int, int]:
+        """Numbers of rows in blocks without network evaluations, and in the last of them.
+
+        A large matrix takes as long for a few rows as for many.
+        """
+        many = self.prior.flow.basis.dim >= LARGE
+        return (max(self.rows, LINEAR_ROWS) if many else self.rows), self.rows
+
     def _mapped(
         self,
         function: Callable[[Tensor, dict[str, Tensor]], Tensor],
@@ -308,9 +321,10 @@ class Target:
         rows: Tensor,
         which: Tensor,
         size: int | None = None,
+        unit: int | None = None,
         on_part: OnPart = None,
     ) -> Tensor:
-        """Apply a function of rows and conditions, in blocks.
+        """Apply a function of rows and conditions, in blocks; see ``_in_blocks``.
 
         The function takes ``calls`` network evaluations per row.
         """
@@ -319,7 +333,7 @@ class Target:
             self._calls = calls
             return (function(rows, self._conditions(which)),)
 
-        return self._in_blocks(block, 1, rows, which, size, on_part=on_part)[0]
+        return self._in_blocks(block, 1, rows, which, size, unit, on_part)[0]
 
     def _in_blocks(
         self,

@@ -89,8 +89,8 @@ RELIABLE = 256
 """Number of particles from which populations mostly agree on images of 16 x 16 pixels."""
 OF_PILOT = 0.2
 """Largest fraction of the time left for the pilot run, which predicts the number of moves."""
-FOR_FILES = 2.0
-"""Seconds for summaries and files."""
+FOR_FILES, FOR_A_NUMBER = 2.0, 5e-7
+"""Seconds for summaries and files, in all and for each number of the draws."""
 SHARE_OF_CALLS = 0.8
 """Share of the time for network evaluations; weights and files take the rest."""
 LATENTS = 2**16
@@ -146,7 +146,9 @@ def planned(problem: Problem, plan: SamplingPlan, count: int) -> tuple[Problem, 
     Raises:
         UsageError: There is no look-ahead regression.
     """
-    plan, target, until = settled(problem, plan), problem.target, plan.until
+    plan, target = settled(problem, plan), problem.target
+    drawn = count * plan.chains * plan.draws * target.prior.dim
+    until = plan.until - FOR_FILES - FOR_A_NUMBER * drawn
     _warn_of_idle(plan)
     if plan.sampler != "twisted":
         if plan.minutes is not None:
@@ -293,7 +295,7 @@ def _as_fits(
     seconds, own = each * ranks * plan.chains, ceil(count / ranks)
     arrival = seconds * particles * (ahead.steps + 1)
     latents = seconds * min(particles, plan.draws) * target.prior.calls("latents")
-    ahead.budget = MoveBudget(until - FOR_FILES, own, own, arrival, latents)
+    ahead.budget = MoveBudget(until, own, own, arrival, latents)
     if distributed.is_main():
         logger.info(f"{particles:,} particles per chain fit into --minutes={plan.minutes:g}")
     return replace(plan, particles=particles)
