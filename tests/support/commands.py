@@ -263,7 +263,7 @@ ALL = (
     ),
     Command(
         "posterior sample",
-        f"--network={{0.toy}} --observation={{0.observations}} {POSTERIOR} --sampler=elliptical",
+        f"--network={{0.toy}} --observation={{0.observations}} {POSTERIOR} --sampler=pool",
         tolerance=0,
     ),
     Command(
