@@ -89,7 +89,7 @@ RELIABLE = 256
 """Number of particles from which populations mostly agree on images of 16 x 16 pixels."""
 OF_PILOT = 0.2
 """Largest fraction of the time left for the pilot run, which predicts the number of moves."""
-FOR_FILES, FOR_A_NUMBER = 2.0, 5e-7
+FOR_FILES, FOR_A_NUMBER = 2.0, 1.5e-6
 """Seconds for summaries and files, in all and for each number of the draws."""
 SHARE_OF_CALLS = 0.8
 """Share of the time for network evaluations; weights and files take the rest."""
