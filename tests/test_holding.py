@@ -1,9 +1,11 @@
 """Answers that hold, by the scripts: calibrate, what sample makes of it, refusals, and predict."""
 
+import json
 import shutil
 
 import numpy as np
 import pytest
+import torch
 from scipy.stats import norm
 
 import dataset_tool
@@ -176,6 +178,19 @@ def test_calibrations_are_for_the_draws_they_were_made_of(sample, simulations, s
     plain = (f"--network={simulations / 'network.pkl'}", "--refuse=0.1")
     refused(sample(tmp_path, *plain), 2, "posterior.py calibrate")
     parts, about = read_network(shelf / "network.pkl")
+    arguments = parts["held_out"].arguments
+    own, scores = arguments["way"], arguments["oddities"]
+    arguments["way"] = json.dumps({**json.loads(own), "deblur": True})
+    write_network(tmp_path / "clean.pkl", parts, about)
+    clean = (f"--network={tmp_path / 'clean.pkl'}", "--n_iters=3")
+    refused(sample(tmp_path, *clean), 2, "calibrated with deblur = True, not False")
+    state, odd = parts["held_out"].state, parts["held_out"].state["odd"]
+    arguments["way"], arguments["oddities"] = own, [*scores, "another score"]
+    state["odd"] = torch.cat([odd, odd[:, :1]], dim=1)
+    write_network(tmp_path / "scores.pkl", parts, about)
+    other = (f"--network={tmp_path / 'scores.pkl'}", "--n_iters=3", "--refuse=0.1")
+    refused(sample(tmp_path, *other), 2, "--refuse needs a calibration by this version")
+    arguments["oddities"], state["odd"] = scores, odd
     parts["held_out"].arguments["network"] = "0" * 64
     write_network(tmp_path / "moved.pkl", parts, about)
     refused(sample(tmp_path, f"--network={tmp_path / 'moved.pkl'}"), 1, "of another network")

@@ -648,6 +648,10 @@ def held_out_of(
     return truths
 
 
+FORMER = {"calibration": True, "deblur": False}
+"""Settings that files of earlier versions name, with the value that all draws have now."""
+
+
 def way_of(task: InferenceTask) -> dict[str, Any]:
     """Return the settings that determine draws besides the network, by the names of options."""
     settings, fine = task.settings, task.fine
@@ -701,6 +705,7 @@ def guarantee_of(task: InferenceTask, settings: SampleSettings) -> HeldOutTruths
         return None
     require_known(truths)
     own, known = way_of(task), truths.made_with
+    own |= {name: value for name, value in FORMER.items() if name in known}
     other = {name: known.get(name) for name in own}
     for name in sorted(other):
         if own.get(name) != other[name]:
@@ -757,6 +762,11 @@ def observations_of(
     odd = OutlierScores.of(task, observed)
     assert odd.whitened is not None
     if odd.names != truths.oddities:
+        if refuse is not None:
+            raise UsageError(
+                "--refuse needs a calibration by this version, which computes other scores: "
+                f"run {script('posterior')} calibrate again"
+            )
         return Observations(odd.whitened)
     return Observations(odd.whitened, *guarantee.p_values(odd.whitened, odd.values))
 

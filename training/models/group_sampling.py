@@ -129,7 +129,8 @@ def seconds_of_a_call(target: Target) -> float:
 
 def _warn_of_idle(plan: SamplingPlan) -> None:
     """Warn of options that the chosen sampler does not use."""
-    if "particles" in plan.typed and plan.sampler not in ("auto", "twisted"):
+    idle = "particles" in plan.typed and plan.sampler not in ("auto", "twisted")
+    if idle and distributed.is_main():
         warn("idle-option", f"--particles has no effect on {plan.sampler}: it belongs to twisted")
 
 
@@ -178,10 +179,10 @@ def planned(problem: Problem, plan: SamplingPlan, count: int) -> tuple[Problem, 
         shape = (target, count, ahead, plan.chains, plan.draws)
         if plan.minutes is None:
             break
-        least = calls_of(*shape, fewest)
+        least, left = calls_of(*shape, fewest), _mean_of_ranks(until - monotonic(), target)
         if not halvings:
-            _report_time(plan, count, least, calls_of(*shape, RELIABLE), each)
-        if least * each <= SHARE_OF_CALLS * (until - monotonic()):
+            _report_time(plan, count, least, calls_of(*shape, RELIABLE), each, left)
+        if least * each <= SHARE_OF_CALLS * left:
             break
     else:
         return problem, replace(plan, sampler=GAUSSIAN)
@@ -214,7 +215,7 @@ def _mean_of_ranks(number: float, target: Target) -> float:
 
 
 def _report_time(
-    plan: SamplingPlan, count: int, least: float, reliable: float, each: float
+    plan: SamplingPlan, count: int, least: float, reliable: float, each: float, left: float
 ) -> None:
     """Log how many network evaluations fit into the time, and warn if results need more.
 
@@ -224,18 +225,20 @@ def _report_time(
         least: Network evaluations of ``FEWEST_PARTICLES``, without moves.
         reliable: Network evaluations of ``RELIABLE`` particles, without moves.
         each: Seconds per network evaluation of all ranks together.
+        left: Seconds that are left for all draws.
     """
     assert plan.minutes is not None
     if not distributed.is_main():
         return
-    seconds = SHARE_OF_CALLS * max(0.0, plan.until - monotonic())
+    seconds = SHARE_OF_CALLS * max(0.0, left)
     logger.info(
         f"{count:,} observation(s), about {seconds / each:,.0f} network evaluations at "
         f"{1000 * each:.2g} ms: {duration(seconds)} of --minutes={plan.minutes:g}"
     )
     if reliable * each > seconds:
         rough = "approximate" if least * each > seconds else "of few particles"
-        minutes = ceil(reliable * each / SHARE_OF_CALLS / 60)
+        taken = 60 * plan.minutes - left
+        minutes = ceil((reliable * each / SHARE_OF_CALLS + taken) / 60)
         warn(
             "little-time",
             f"results will be {rough}, and may not converge: {RELIABLE} particles need "

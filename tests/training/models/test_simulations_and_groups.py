@@ -336,7 +336,7 @@ def test_as_many_particles_are_taken_as_fit_into_minutes(monkeypatch, caplog):
         assert calls[0] * 1e-3 < 0.8 * 60 * minutes < calls[1] * 1e-3
         assert calls[0] + 40 * fit * own.ahead.most == pytest.approx(0.8e3 * (60 * minutes - files))
     lines = caplog.messages
-    assert "10 observation(s), about 384,000 network evaluations at 1 ms" in "".join(lines)
+    assert "10 observation(s), about 382,395 network evaluations at 1 ms" in "".join(lines)
     budget = own.ahead.budget
     assert (budget.waiting, budget.behind) == (10, 10)
     assert budget.until == pytest.approx(60 * minutes, abs=5)
